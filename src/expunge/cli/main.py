@@ -1,0 +1,62 @@
+"""The ``expunge`` command: verbs, error messages, exit codes.
+
+Exit codes: 0 done (whatever the verdict), 1 an unforeseen error, 2 bad input or settings, 3 a run that failed (NaN, a damaged
+erasure, ..), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from expunge.cli import demo, evaluate, export, forget, listings, report, run, train, world
+from expunge.errors import ExpungeError
+
+app = typer.Typer(
+    name="expunge",
+    help="Remove chosen knowledge from a language model, measure how deep the removal goes, keep a model people use.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _common(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    if version:
+        import expunge
+
+        typer.echo(expunge.__version__)
+        raise typer.Exit
+
+
+for _verb in (demo.demo, forget.forget, run.run, train.train, evaluate.evaluate, report.report, export.export):
+    app.command()(_verb)
+app.command()(listings.methods)
+app.command()(listings.suites)
+app.add_typer(world.app, name="world")
+
+
+def main() -> None:
+    """Entry point: turns errors a user can act on into one message and an exit code."""
+    try:
+        app()
+    except ExpungeError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted; give the same command again to go on")
+        sys.exit(130)
+
+
+def _say(message: str) -> None:
+    from expunge.cli.display import error_console
+
+    console = error_console()
+    console.print("error: ", style="bold red", end="", highlight=False)
+    console.print(message, markup=False, highlight=False, soft_wrap=True)

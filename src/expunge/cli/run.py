@@ -1,0 +1,27 @@
+"""``expunge run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expunge.cli import display, options
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="a run file, such as the run.yaml of an earlier run")],
+    out: options.Out,
+    overrides: options.Overrides = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """The same as forget, from a run file."""
+    display.set_logging(verbose)
+    from expunge.commands.forget import run as run_file
+
+    with display.progress_display() as progress:
+        folder = run_file(file, out=out, overrides=overrides or (), overwrite=overwrite, progress=progress)
+    display.show_run(folder, as_json=as_json)

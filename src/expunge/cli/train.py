@@ -1,0 +1,41 @@
+"""``expunge train``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from expunge.cli import display, options
+
+
+def train(
+    model: options.Model,
+    data: Annotated[list[str], typer.Option("--data", "-d", help="rows to train on; repeatable")],
+    out: options.Out,
+    overrides: options.Overrides = None,
+    column: options.Columns = None,
+    template: options.Template = "auto",
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Fine-tune a target, or (on the retain rows alone) its retrained twin."""
+    display.set_logging(verbose)
+    from expunge.commands.train import train as run_train
+
+    with display.progress_display() as progress:
+        folder = run_train(
+            model,
+            data,
+            out=out,
+            columns=options.parse_columns(column),
+            template=template,
+            overrides=overrides or (),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        display.print_json({"model": str(folder)})
+    else:
+        typer.echo(f"model: {folder}")

@@ -1,0 +1,148 @@
+"""``expunge export``: a plain checkpoint that any engine loads."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.errors import ErasureError, OutputError
+from expunge.files import new_folder
+from expunge.methods.interface import Erasure
+from expunge.training.run import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger("expunge")
+
+MERGE_TOLERANCE = 1e-5
+
+
+def export(
+    folder: str | Path,
+    to: str | Path,
+    *,
+    model: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Write the erased model of a run folder as a checkpoint of its own; returns its folder.
+
+    ``folder`` is a run folder (its run.yaml names the model) or an erasure's folder together with ``model``. The written
+    checkpoint is loaded again and must give the same logits: bit for bit, or within 1e-5 in float32 where a LoRA adapter
+    was merged into the weights.
+
+    Raises:
+        ErasureError: an erasure that is no weight change (hooks and guards cannot be written into a checkpoint), or a
+            checkpoint whose logits differ.
+        OutputError: ``to`` exists and ``overwrite`` was not given.
+    """
+    from expunge.models.loading import load_model, load_tokenizer
+
+    source, spec = _find(Path(folder), model)
+    erasure = Erasure.load(source)
+    if erasure.kind != "weights":
+        raise ErasureError(
+            f"{source} holds an erasure of kind '{erasure.kind}', which acts while the model runs and cannot be written "
+            "into a checkpoint. Apply it in Python with erasure.applied(model)."
+        )
+    to = Path(to)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())) and not overwrite:
+        raise OutputError(f"{to} exists. Choose another folder, or pass --overwrite to replace it.")
+    progress(0, 3, "loading")
+    spec = spec.model_copy(update={"dtype": erasure.manifest.target.dtype})
+    target, tokenizer = load_model(spec), load_tokenizer(spec)
+    progress(1, 3, "writing")
+    write_checkpoint(target, tokenizer, erasure, to)
+    progress(3, 3, "checked")
+    return to
+
+
+def write_checkpoint(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, erasure: Erasure, to: Path) -> None:
+    """Apply ``erasure`` to ``target``, write the result to ``to`` and check that it loads with the same logits."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    probe = tokenizer("Question: Who wrote it?\nAnswer: It was written", return_tensors="pt")["input_ids"][:, :16]
+    with erasure.applied(target) as erased:
+        expected = _logits(erased, probe)
+    tolerance = 0.0
+    with merged(target, erasure) as model, new_folder(to) as temporary, quiet():
+        if erasure.manifest.format == "adapter":
+            tolerance = MERGE_TOLERANCE if model.dtype == torch.float32 else float("inf")
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        written: Any = AutoModelForCausalLM.from_pretrained(temporary, dtype=model.dtype)
+        written = written.to(model.device).eval()
+        difference = float((_logits(written, probe) - expected).abs().max())
+        if not difference <= tolerance:
+            raise ErasureError(
+                f"the checkpoint's logits differ from the erased model's by {difference:g} (allowed: {tolerance:g}); "
+                "it was not kept. Report this with the model's architecture."
+            )
+        if tolerance == float("inf"):
+            log.warning("the adapter was merged in %s: logits moved by up to %g by rounding.", model.dtype, difference)
+
+
+@contextmanager
+def merged(target: PreTrainedModel, erasure: Erasure) -> Iterator[PreTrainedModel]:
+    """The erased model with no adapter left in it; ``target`` is restored on exit."""
+    from expunge.erasures.adapter import Adapter
+
+    if not isinstance(erasure, Adapter):
+        with erasure.applied(target) as model:
+            yield model
+        return
+    originals = {name: p.detach().clone() for name, p in target.named_parameters()}
+    try:
+        with erasure.attached(target) as adapted:
+            adapted.merge_adapter()  # type: ignore[operator]
+        # The adapter's modules are gone again; the sums stay in the target's own parameters.
+        yield target
+    finally:
+        for name, parameter in target.named_parameters():
+            parameter.data.copy_(originals[name])
+
+
+def _find(folder: Path, model: str | None) -> tuple[Path, Any]:
+    from expunge.config.run_file import ModelSpec, read_config
+
+    if (folder / "manifest.json").is_file():
+        run_file = folder.parent / "run.yaml"
+        source = folder
+    else:
+        run_file, source = folder / "run.yaml", folder / "erasure"
+        seeds = sorted(folder.glob("seed-*/erasure"))
+        if not source.is_dir() and seeds:
+            raise ErasureError(f"{folder} holds {len(seeds)} seeds. Pass one of them, such as {seeds[0].parent}.")
+    if model is not None:
+        return source, ModelSpec(path=model)  # type: ignore[call-arg]
+    if not run_file.is_file():
+        raise ErasureError(f"{folder} has no run.yaml that names the model. Pass --model.")
+    return source, read_config(run_file).model
+
+
+def _logits(model: PreTrainedModel, probe: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    with torch.no_grad():
+        return model(probe.to(model.device), use_cache=False).logits.float()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bars; ours tell the user what goes on."""
+    from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()

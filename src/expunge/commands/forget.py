@@ -1,0 +1,87 @@
+"""``expunge forget`` and ``expunge run``: from files to an erasure, its scores and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from expunge.config.run_file import make_config, read_config
+from expunge.config.values import merged
+from expunge.training.run import Progress, silent
+
+
+def forget(
+    model: str,
+    forget: str | None = None,
+    *,
+    out: str | Path,
+    method: str = "npo",
+    retain: str | None = None,
+    neighbours: str | None = None,
+    holdout: str | None = None,
+    calibration: str | None = None,
+    subjects: Iterable[str] = (),
+    aliases: Iterable[str] = (),
+    columns: Mapping[str, str] | None = None,
+    allow_overlap: bool = False,
+    template: str = "auto",
+    world: str | None = None,
+    retrained: str | None = None,
+    suite: str = "request",
+    seeds: int | Iterable[int] = 1,
+    overrides: Iterable[str] = (),
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Make a model forget the rows of a file; fits, saves, scores and reports. Returns the run folder.
+
+    ``model`` and ``retrained`` are folders or hub ids; the row files are JSONL, JSON, CSV, Parquet, text, a folder or a
+    datasets hub id. ``overrides`` are dotted settings such as ``method.beta=0.2`` or ``training.epochs=3``.
+
+    Raises:
+        ExpungeError: whatever is wrong with the input, all of it at once where possible.
+    """
+    request = {
+        "world": world,
+        "forget": forget,
+        "retain": retain,
+        "neighbours": neighbours,
+        "holdout": holdout,
+        "calibration": calibration,
+        "subjects": list(subjects),
+        "aliases": list(aliases),
+        "columns": dict(columns or {}),
+        "allow_overlap": allow_overlap,
+        "template": template,
+    }
+    values: dict[str, Any] = {
+        "model": {"path": model},
+        "request": request,
+        "method": {"name": method},
+        "suite": {"name": suite},
+        "seeds": seeds if isinstance(seeds, int) else list(seeds),
+    }
+    if retrained is not None:
+        values["retrained"] = {"path": retrained}
+    from expunge.pipeline import run_pipeline
+
+    return run_pipeline(make_config(values, overrides), out, overwrite=overwrite, progress=progress)
+
+
+def run(
+    file: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path,
+    overrides: Iterable[str] = (),
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """The same from a run file (or its values as a mapping), with overrides on top. Returns the run folder."""
+    if isinstance(file, Mapping):
+        config = make_config(merged({}, dict(file)), overrides)
+    else:
+        config = read_config(file, overrides)
+    from expunge.pipeline import run_pipeline
+
+    return run_pipeline(config, out, overwrite=overwrite, progress=progress)

@@ -1,0 +1,189 @@
+"""A run file: everything that decides a run, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from expunge.config.values import merged, parse_overrides, read_yaml, to_yaml
+from expunge.errors import ConfigError, did_you_mean
+from expunge.training.settings import TrainingSettings
+
+Section = TypeVar("Section", bound=BaseModel)
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(BaseModel):
+    """Where a model is and how it is loaded."""
+
+    model_config = _STRICT
+
+    path: str = Field(description="a folder, a hub id, or world:NAME for an embedded model")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="bfloat16 on a GPU, float32 on CPU"
+    )
+    device: str = Field("auto", description="cuda where there is one, else cpu")
+    device_map: str | None = Field(None, description="spread over several devices (accelerate)")
+    attention: str | None = Field(None, description="attn_implementation, such as sdpa or flash_attention_2")
+    trust_remote_code: bool = False
+
+
+class RequestSpec(BaseModel):
+    """Files of the request and how to read them."""
+
+    model_config = _STRICT
+
+    world: str | None = Field(None, description="an embedded world's own request")
+    forget: str | None = None
+    retain: str | None = None
+    neighbours: str | None = None
+    holdout: str | None = None
+    calibration: str | None = None
+    subjects: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    columns: dict[str, str] = Field(default_factory=dict)
+    allow_overlap: bool = False
+    template: Literal["auto", "chat", "plain"] = "auto"
+
+    @field_validator("subjects", "aliases", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class NamedSpec(BaseModel):
+    """Something chosen by name with options of its own: a method or a suite."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class RunConfig(BaseModel):
+    """The sections of a run file. A plain string stands for the section's main field (``model: ./folder``)."""
+
+    model_config = _STRICT
+
+    model: ModelSpec
+    request: RequestSpec
+    method: NamedSpec
+    training: TrainingSettings = TrainingSettings()  # type: ignore[call-arg]
+    suite: NamedSpec = NamedSpec(name="request")
+    audits: tuple[str, ...] = ()
+    retrained: ModelSpec | None = None
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for section, main in (("model", "path"), ("retrained", "path"), ("method", "name"), ("suite", "name")):
+            if isinstance(values.get(section), str):
+                values[section] = {main: values[section]}
+        if isinstance(values.get("request"), str):
+            values["request"] = {"forget": values["request"]}
+        seeds = values.get("seeds")
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            values["seeds"] = tuple(range(seeds))
+        return values
+
+    @model_validator(mode="after")
+    def _possible(self) -> RunConfig:
+        if (self.request.forget is None) == (self.request.world is None):
+            raise ValueError("request needs forget: FILE (or world: NAME, not both)")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} names a seed twice")
+        if self.audits:
+            raise ValueError(f"audits {list(self.audits)}: this version has no audits; leave them out")
+        return self
+
+    def with_seed(self, seed: int) -> RunConfig:
+        """The same run for one seed, as a seed's own folder records it."""
+        training = self.training.model_copy(update={"seed": seed})
+        return self.model_copy(update={"seeds": (seed,), "training": training})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values in the order of the sections; the method with every field at its value."""
+        from expunge.methods.registry import make_method
+
+        values = self.model_dump(mode="json")
+        values["method"] = {"name": self.method.name, **make_method(self.method.name, self.method.options).values()}
+        values["suite"] = {"name": self.suite.name, **self.suite.options}
+        return values
+
+    def to_yaml(self) -> str:
+        """The resolved run file: reading it again gives the same run."""
+        return to_yaml(self.to_dict())
+
+
+def make_config(values: dict[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
+    """Check ``values`` with ``overrides`` on top; every problem, the method's fields included, in one error."""
+    for section in ("model", "retrained", "method", "suite"):
+        if isinstance(values.get(section), str):
+            main = "path" if section in ("model", "retrained") else "name"
+            values = {**values, section: {main: values[section]}}
+    values = merged(values, parse_overrides(overrides))
+    problems: list[str] = []
+    config = None
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [_in_words(problem) for problem in error.errors()]
+    method = values.get("method")
+    if isinstance(method, dict) and isinstance(method.get("name"), str):
+        from expunge.methods.registry import make_method
+
+        try:
+            make_method(method["name"], {k: v for k, v in method.items() if k != "name"})
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems or config is None:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def read_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """A run file with overrides on top; files named in it are taken relative to the working directory."""
+    return make_config(read_yaml(Path(path)), overrides)
+
+
+def _in_words(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section = place.rpartition(".")[0]
+        return f"{place}: no such setting. {did_you_mean(place.rpartition('.')[2], _fields(section))}"
+    if problem["type"] == "missing":
+        return f"{place}: missing; every run needs it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}={problem['input']!r}: {message}" if place else message
+
+
+def _fields(section: str) -> list[str]:
+    holders: dict[str, type[BaseModel]] = {
+        "": RunConfig,
+        "model": ModelSpec,
+        "retrained": ModelSpec,
+        "request": RequestSpec,
+        "training": TrainingSettings,
+    }
+    holder = holders.get(section.split(".")[0], RunConfig)
+    return list(holder.model_fields)
+
+
+def make_section(kind: type[Section], values: Any, name: str) -> Section:
+    """One section of a run file by itself; every problem in one error."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [_in_words({**problem, "loc": (name, *problem["loc"])}) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from error

@@ -1,0 +1,1 @@
+"""Text to tensors: chat templates, answer masks, batches."""

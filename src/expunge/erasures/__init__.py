@@ -1,0 +1,1 @@
+"""What methods leave behind: saved, loaded, applied, lifted."""

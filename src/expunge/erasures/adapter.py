@@ -1,0 +1,99 @@
+"""An erasure that is a LoRA adapter: small matrices beside the target's layers, whose own weights stay untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from safetensors.torch import load_file
+
+from expunge.erasures.manifest import Manifest, check_target, save_erasure, save_tensors
+from expunge.erasures.weight_change import fingerprint_like
+from expunge.errors import ErasureError
+from expunge.files import write_json
+from expunge.methods.interface import Erasure, Kind
+from expunge.models.fingerprint import memory_digest
+from expunge.models.state import preserved
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+_TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+class Adapter(Erasure):
+    """LoRA matrices by PEFT's names, with PEFT's own configuration, so that PEFT can load the folder too."""
+
+    kind: ClassVar[Kind] = "weights"
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        tensors: dict[str, torch.Tensor],
+        config: dict[str, Any],
+        tokenizer: Any = None,
+    ) -> None:
+        self.manifest, self.tensors, self.config, self.tokenizer = manifest, tensors, config, tokenizer
+
+    @classmethod
+    def read(cls, folder: Path, manifest: Manifest) -> Self:
+        import json
+
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        return cls(manifest, load_file(folder / _TENSORS), config)
+
+    def save(self, folder: str | Path) -> None:
+        def write(to: Path) -> None:
+            save_tensors(self.tensors, to / _TENSORS)
+            write_json(to / _CONFIG, self.config)
+
+        self.manifest = save_erasure(folder, self.manifest, write)
+
+    @contextmanager
+    def applied(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        with self.attached(model) as adapted:
+            for parameter in adapted.parameters():
+                parameter.requires_grad_(False)
+            yield model
+
+    @contextmanager
+    def attached(self, model: PreTrainedModel) -> Iterator[PeftModel]:
+        """The PEFT model around ``model``, for merging; lifted on exit like ``applied``."""
+        from peft import set_peft_model_state_dict
+
+        check_target(self.manifest, fingerprint_like(model, self.manifest, self.tokenizer))
+        self._check_values(model)
+        with with_lora(model, lora_config(self.config)) as adapted:
+            result: Any = set_peft_model_state_dict(adapted, self.tensors)
+            if result.unexpected_keys:
+                raise ErasureError(
+                    f"this adapter does not fit the model: {', '.join(result.unexpected_keys[:5])} have no place in it."
+                )
+            adapted.train(model.training)
+            yield adapted
+
+    def _check_values(self, model: PreTrainedModel) -> None:
+        target = self.manifest.target
+        same = target.basis == "memory" and str(model.dtype).removeprefix("torch.") == target.dtype
+        if same and memory_digest(model.state_dict()) != target.weights:
+            raise ErasureError("this adapter was made for other weights. Apply it to the model it was made for.")
+
+
+@contextmanager
+def with_lora(model: PreTrainedModel, config: LoraConfig) -> Iterator[PeftModel]:
+    """``model`` inside a PEFT model with fresh adapters; on exit every module is the one that was there before."""
+    from peft import get_peft_model
+
+    with preserved(model):
+        yield get_peft_model(model, config)  # type: ignore[arg-type]
+
+
+def lora_config(values: dict[str, Any]) -> LoraConfig:
+    """A LoRA configuration from its stored values."""
+    from peft import LoraConfig
+
+    return LoraConfig(**values)

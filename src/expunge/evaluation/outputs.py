@@ -1,0 +1,201 @@
+"""Runs a model over a suite's rows: one teacher-forced pass for all log-probabilities, batched greedy
+generation.
+
+Only what the asked-for metrics need is run. This code knows needs (``answer``, ``wrong``, ``greedy``, ..), no
+metric.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from expunge.data.batches import collate, length_batches, pad_id
+from expunge.data.encode import Example, encode_all
+from expunge.data.template import Style, Template
+from expunge.errors import ModelError
+from expunge.evaluation.generation import Progress, greedy_answers, input_device, position_limit
+from expunge.evaluation.suite import Suite, select
+from expunge.evaluation.types import AnswerScores, ModelOutputs, RowOutputs, SetOutputs
+from expunge.models.logprobs import answer_logprobs
+from expunge.requests.rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# One batch of the scoring forward: rows, padded tokens, and the values of its float32 logits.
+_ROWS = 512
+_TOKENS = 8192
+_LOGIT_VALUES = 2**26
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One answer to score: where it belongs (set, row, slot) and its row with that answer."""
+
+    set_name: str
+    index: int
+    slot: str
+    row: Row
+
+
+def run_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suite: Suite,
+    *,
+    max_length: int = 512,
+    max_new_tokens: int = 200,
+    metrics: Sequence[str] | None = None,
+    template: Style = "auto",
+    progress: Progress | None = None,
+) -> ModelOutputs:
+    """What ``model`` says about the rows of ``suite``: log-probabilities of the answers and greedy answers.
+
+    ``metrics`` limits the work to what those scores need (None: all of the suite). ``max_length`` cuts prompt
+    and answer, ``max_new_tokens`` the greedy answer. ``progress(done, total, what)`` is called after every
+    batch. The model is put in eval mode and back. Without gradients, but outside inference mode, since
+    tensors that a model or a hook caches there could not be used in training afterwards. Raises
+    :class:`ModelError` where log-probabilities are NaN.
+    """
+    needs = select(suite, metrics).needs(suite)
+    texts = Template.of(tokenizer, template)
+    limit = position_limit(model)
+    length = min(max_length, limit) if limit else max_length
+    items = [item for name, wanted in needs.items() for item in _items(name, suite.sets[name], wanted)]
+    examples = encode_all(tokenizer, texts, [item.row for item in items], max_length=length)
+    asked = [
+        (name, index, row)
+        for name, wanted in needs.items()
+        if "greedy" in wanted
+        for index, row in enumerate(suite.sets[name])
+        if row.kind != "document"  # nothing was asked there
+    ]
+    with _evaluating(model):
+        began = time.perf_counter()
+        scores = score_examples(model, examples, pad_id(tokenizer), progress=progress)
+        scored = time.perf_counter()
+        answers = greedy_answers(
+            model,
+            tokenizer,
+            texts,
+            [row for _, _, row in asked],
+            max_length=length,
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+        )
+        seconds = {"first_pass": scored - began, "generation": time.perf_counter() - scored}
+    found: dict[tuple[str, int], dict[str, Any]] = defaultdict(lambda: {"wrong": ()})
+    for item, one in zip(items, scores, strict=True):
+        place = found[item.set_name, item.index]
+        place[item.slot] = (*place["wrong"], one) if item.slot == "wrong" else one
+    for (name, index, _), answer in zip(asked, answers, strict=True):
+        found[name, index] |= {
+            "greedy": answer.text,
+            "greedy_tokens": answer.tokens,
+            "greedy_end": answer.end,
+            "greedy_prompt": answer.prompt,
+        }
+    sets = {
+        name: SetOutputs(name, tuple(RowOutputs(row, **found[name, i]) for i, row in enumerate(suite.sets[name])))
+        for name in needs
+    }
+    short = sum(answer.limit < max_new_tokens for answer in answers)
+    notes = (f"{short} greedy answers had less than {max_new_tokens} tokens of room; the model takes {limit}",)
+    return ModelOutputs(sets, seconds, notes if short else ())
+
+
+def add_target_fluency(
+    outputs: ModelOutputs,
+    target: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    progress: Progress | None = None,
+) -> ModelOutputs:
+    """``outputs`` with every greedy answer scored under ``target``, on the very tokens that were
+    generated."""
+    places: list[tuple[str, int]] = []
+    examples: list[Example] = []
+    for name, part in outputs.sets.items():
+        for index, row in enumerate(part.rows):
+            tail = [*row.greedy_tokens] + ([] if row.greedy_end is None else [row.greedy_end])
+            if row.greedy is not None and tail:
+                ids = [*row.greedy_prompt, *tail]
+                places.append((name, index))
+                examples.append(Example(ids, len(row.greedy_prompt), row.greedy_end is not None, len(ids)))
+    began = time.perf_counter()
+    with _evaluating(target):
+        scores = score_examples(target, examples, pad_id(tokenizer), progress=progress, what="fluency")
+    found = dict(zip(places, scores, strict=True))
+    sets = {
+        name: replace(
+            part,
+            rows=tuple(replace(row, greedy_under_target=found.get((name, i))) for i, row in enumerate(part.rows)),
+        )
+        for name, part in outputs.sets.items()
+    }
+    return replace(outputs, sets=sets, seconds={**outputs.seconds, "fluency": time.perf_counter() - began})
+
+
+def score_examples(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    padding: int,
+    *,
+    progress: Progress | None = None,
+    what: str = "answers",
+) -> list[AnswerScores]:
+    """Log-probabilities and argmax hits of each example's answer tokens, in the order given, batched by
+    length."""
+    results: dict[int, AnswerScores] = {}
+    vocabulary = int(getattr(model.config.get_text_config(), "vocab_size", None) or 1)
+    tokens = max(min(_TOKENS, _LOGIT_VALUES // vocabulary), 256)
+    device = input_device(model)
+    for chosen in length_batches([len(example.input_ids) for example in examples], _ROWS, tokens):
+        batch = collate([examples[i] for i in chosen], padding).to(device)
+        with torch.no_grad():
+            scored = answer_logprobs(model, batch)
+        logps = scored.logps.cpu().numpy()
+        hits = scored.hits.cpu().numpy() if scored.hits is not None else np.zeros(len(logps), dtype=bool)
+        ends = np.cumsum([examples[i].answer_length for i in chosen])
+        for i, begin, end in zip(chosen, [0, *ends[:-1]], ends, strict=True):
+            results[i] = AnswerScores(logps[begin:end], hits[begin:end], examples[i].has_end)
+        if progress is not None:
+            progress(len(results), len(examples), what)
+    broken = sum(bool(np.isnan(one.logps).any()) for one in results.values())
+    if broken:
+        raise ModelError(
+            f"the model gives NaN log-probabilities on {broken} of {len(results)} answers: nothing can be "
+            "scored. Its weights are likely damaged or its precision too low; try another checkpoint or dtype float32."
+        )
+    return [results[i] for i in range(len(examples))]
+
+
+def _items(name: str, rows: Sequence[Row], wanted: frozenset[str]) -> Iterator[_Item]:
+    for index, row in enumerate(rows):
+        if "answer" in wanted:
+            yield _Item(name, index, "answer", row)
+        if "paraphrase" in wanted and row.paraphrased_answer is not None:
+            yield _Item(name, index, "paraphrase", row.with_answer(row.paraphrased_answer))
+        if "wrong" in wanted:
+            for wrong in row.wrong_answers:
+                yield _Item(name, index, "wrong", row.with_answer(wrong))
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode inside; every module's own mode is restored, also where they differed."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,203 @@
+"""Scores of an erased model beside its controls, with the verdict and the examples behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from expunge.errors import ConfigError
+from expunge.evaluation.metric import Control, ModelValues, UndefinedScore
+from expunge.evaluation.metrics.answer_perplexity import perplexity
+from expunge.evaluation.suite import Selection, Suite, select
+from expunge.evaluation.types import ModelOutputs, Score
+from expunge.evaluation.verdict import JUDGED_SETS, Effect, Verdict, judge
+from expunge.files import write_json, write_text
+
+SCHEMA = 1
+MODELS = ("target", "erased", "retrained")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What ``scores.json`` and ``samples.jsonl`` say: ``rows`` by model and score key, the verdict, seconds
+    by step, and one sample a row with every model's answer and per-example scores (truth ratios unfolded)."""
+
+    suite: str
+    rows: Mapping[str, Mapping[str, Score]]
+    verdict: Verdict
+    samples: tuple[dict[str, Any], ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Scores of the suite that have no value here, and why."""
+        return self.verdict.left_out
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``scores.json``."""
+        return {
+            "schema": SCHEMA,
+            "suite": self.suite,
+            "rows": {
+                model: {key: asdict(score) for key, score in scores.items()} for model, scores in self.rows.items()
+            },
+            "verdict": self.verdict.to_json(),
+            "seconds": dict(self.seconds),
+        }
+
+
+def score(
+    suite: Suite,
+    *,
+    target: ModelOutputs,
+    erased: ModelOutputs | None = None,
+    retrained: ModelOutputs | None = None,
+    metrics: Sequence[str] | None = None,
+    effect: Effect = "none",
+    seconds: Mapping[str, float] | None = None,
+) -> Scores:
+    """Score the outputs of the models on ``suite`` (run for the same ``metrics``) and judge them.
+
+    Without ``erased`` these are the scores of a model as it is. A score asked for by name that lacks its
+    control is a :class:`expunge.errors.ControlError` that says what to pass; in the default set it is left
+    out with the reason.
+    """
+    outputs = {name: one for name, one in zip(MODELS, (target, erased, retrained), strict=True) if one is not None}
+    selection = select(suite, metrics, controls=_controls(outputs))
+    left_out = dict(selection.left_out)
+    values = {name: _values(suite, selection, one, name) for name, one in outputs.items()}
+    rows = {
+        name: _scores(suite, selection, one, values[name], values.get("retrained"), name, left_out)
+        for name, one in outputs.items()
+    }
+    evidence = _evidence(rows, values, outputs)
+    verdict = judge(evidence, effect=effect, left_out=left_out)
+    notes = tuple(f"{name}: {note}." for name, one in outputs.items() for note in one.notes)
+    verdict = Verdict(**{**vars(verdict), "reasons": (*verdict.reasons, *notes)})
+    timed = {f"{step}_{name}": value for name, one in outputs.items() for step, value in one.seconds.items()}
+    samples = _samples(suite, selection, outputs, values)
+    return Scores(suite.name, rows, verdict, samples, {**timed, **(seconds or {})})
+
+
+def write_scores(scores: Scores, folder: str | Path) -> None:
+    """Write ``samples.jsonl``, then ``scores.json``, each in one move: a folder with scores has its
+    samples."""
+    folder = Path(folder)
+    lines = [json.dumps(sample, ensure_ascii=False, allow_nan=False) for sample in scores.samples]
+    write_text(folder / "samples.jsonl", "".join(f"{line}\n" for line in lines))
+    write_json(folder / "scores.json", scores.to_json())
+
+
+def _controls(outputs: Mapping[str, ModelOutputs]) -> set[Control]:
+    """The controls that are there; answers that nobody scored under the target count as a missing target."""
+    controls: set[Control] = {"retrained"} if "retrained" in outputs else set()
+    rows = [row for one in outputs.values() for part in one.sets.values() for row in part.rows]
+    answered = [row for row in rows if row.greedy_tokens or row.greedy_end is not None]
+    if all(row.greedy_under_target is not None for row in answered):
+        controls.add("target")
+    return controls
+
+
+def _values(suite: Suite, selection: Selection, outputs: ModelOutputs, model: str) -> ModelValues:
+    metrics = suite.set_metrics()
+    raw: dict[str, np.ndarray] = {}
+    folded: dict[str, np.ndarray] = {}
+    for key in selection.computed:
+        name, chosen = metrics[key]
+        if name not in outputs.sets or len(outputs.sets[name].rows) != len(suite.sets[name]):
+            raise ConfigError(
+                f"the {model}'s outputs do not cover set '{name}', which {key} needs: run it on the "
+                "suite and the metrics that are scored."
+            )
+        raw[key] = chosen.values(outputs.sets[name])
+        folded[key] = chosen.fold(raw[key])
+    return ModelValues(raw, folded)
+
+
+def _scores(
+    suite: Suite,
+    selection: Selection,
+    outputs: ModelOutputs,
+    values: ModelValues,
+    retrained: ModelValues | None,
+    model: str,
+    left_out: dict[str, str],
+) -> dict[str, Score]:
+    set_metrics, suite_metrics = suite.set_metrics(), suite.suite_metrics()
+    scores: dict[str, Score] = {}
+    for key in selection.reported:
+        try:
+            if key in set_metrics:
+                name, chosen = set_metrics[key]
+                scores[key] = chosen.score(outputs.sets[name], values.raw[key])
+            else:
+                scores[key] = suite_metrics[key].compute(values, retrained)
+        except UndefinedScore as error:
+            if selection.named:
+                raise UndefinedScore(f"{model}: {error}") from error
+            left_out[key] = f"{model}: {error}" if key not in left_out else f"{left_out[key]} {model}: {error}"
+    return scores
+
+
+def _evidence(
+    rows: Mapping[str, Mapping[str, Score]],
+    values: Mapping[str, ModelValues],
+    outputs: Mapping[str, ModelOutputs],
+) -> dict[str, float]:
+    """The numbers that the verdict's rules look at, as far as they were scored."""
+    kept = ["model_utility"]
+    for name in JUDGED_SETS:
+        kept += [f"{name}_{label}" for label in ("probability", "distinct_4grams", "answer_perplexity")]
+    evidence = {f"{key}_{model}": scores[key].value for key in kept for model, scores in rows.items() if key in scores}
+    for model, one in values.items():
+        ratios = one.raw.get("forget_truth_ratio", np.array([]))
+        if np.isfinite(ratios).any():
+            evidence[f"forget_truth_ratio_median_{model}"] = float(np.nanmedian(ratios))
+    for key in ("forget_quality", "forget_quality_ks"):
+        if key in rows.get("erased", {}):
+            evidence[key] = rows["erased"][key].value
+            evidence["forget_quality_n"] = float(rows["erased"][key].n)
+            evidence["forget_quality_n_retrained"] = float(rows["retrained"][key].n)
+    forget = outputs["target"].sets.get("forget")
+    wrong = [answer.logps for row in forget.rows for answer in row.wrong] if forget is not None else []
+    if wrong:
+        nll, tokens = -sum(float(logps.sum()) for logps in wrong), sum(map(len, wrong))
+        evidence["forget_wrong_perplexity_target"] = float(perplexity(np.array([nll, float(tokens)])))
+    return evidence
+
+
+def _samples(
+    suite: Suite, selection: Selection, outputs: Mapping[str, ModelOutputs], values: Mapping[str, ModelValues]
+) -> tuple[dict[str, Any], ...]:
+    labels: dict[str, dict[str, str]] = {}
+    metrics = suite.set_metrics()
+    for key in selection.computed:
+        name, chosen = metrics[key]
+        labels.setdefault(name, {})[chosen.label] = key
+    samples = []
+    for name, keys in labels.items():
+        for index, row in enumerate(suite.sets[name]):
+            answers = {model: one.sets[name].rows[index].greedy for model, one in outputs.items()}
+            scores = {
+                model: {
+                    label: float(one.raw[key][index]) for label, key in keys.items() if np.isfinite(one.raw[key][index])
+                }
+                for model, one in values.items()
+            }
+            samples.append(
+                {
+                    "set": name,
+                    "index": index,
+                    "source": row.source,
+                    "prompt": row.prompt,
+                    "expected": row.answer,
+                    "answers": {model: text for model, text in answers.items() if text is not None},
+                    "scores": scores,
+                }
+            )
+    return tuple(samples)

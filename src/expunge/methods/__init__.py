@@ -1,0 +1,1 @@
+"""Unlearning methods: change the weights, intervene on activations, guard the inputs."""

@@ -1,0 +1,1 @@
+"""Methods that intervene on activations, one file each."""

@@ -1,0 +1,1 @@
+"""Methods that guard the inputs, one file each."""

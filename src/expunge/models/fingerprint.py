@@ -1,0 +1,160 @@
+"""Which model is this? A fingerprint of configuration, tokenizer and weights that survives a change of precision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_VOLATILE = {
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "dtype",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Hex digests of a model's parts. ``basis`` says what the weights digest was taken from: the ``source`` files (the
+    same whatever precision they are loaded in) or, for a model that came from no files, the tensors in ``memory``.
+    ``dtype`` and ``quantization`` are recorded and take no part in identity."""
+
+    config: str
+    tokenizer: str
+    weights: str
+    basis: Literal["source", "memory"]
+    dtype: str
+    quantization: str | None = None
+    source: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """Which parts are not the same, in words; empty for the same model."""
+        return [part for part in ("config", "tokenizer", "weights") if getattr(self, part) != getattr(other, part)]
+
+
+def fingerprint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, tokenizer_digest_as: str = ""
+) -> Fingerprint:
+    """The fingerprint of a loaded model and its tokenizer (``tokenizer_digest_as`` stands in where there is none).
+
+    Weights are hashed from the safetensors files they were loaded from where these can be found, else from memory. Only
+    raw bytes under sorted tensor names count, so that neither sharding nor file order matters.
+    """
+    source = str(getattr(model.config, "_name_or_path", "") or "")
+    files = source_files(source)
+    config = model.config.to_diff_dict()
+    if files:
+        config = json.loads((files[0].parent / "config.json").read_text(encoding="utf-8"))
+        weights, basis = _files_digest(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files)), "source"
+    else:
+        weights, basis = memory_digest(model.state_dict()), "memory"
+    quantization = getattr(model.config, "quantization_config", None)
+    return Fingerprint(
+        config=_json_digest({k: v for k, v in config.items() if k not in _VOLATILE}),
+        tokenizer=tokenizer_digest(tokenizer) if tokenizer is not None else tokenizer_digest_as,
+        weights=weights,
+        basis=basis,  # type: ignore[arg-type]
+        dtype=str(model.dtype).removeprefix("torch."),
+        quantization=None if quantization is None else type(quantization).__name__,
+        source=Path(source).name if source else type(model).__name__,
+    )
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Digest of what decides a tokenizer's ids: vocabulary, special tokens, chat template."""
+    return _json_digest(
+        {
+            "vocabulary": sorted(tokenizer.get_vocab().items()),
+            "special": {k: str(v) for k, v in sorted(tokenizer.special_tokens_map.items())},
+            "chat_template": str(getattr(tokenizer, "chat_template", None) or ""),
+        }
+    )
+
+
+def memory_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Digest of tensors by name, shape and raw bytes, in the precision they are held in."""
+    import torch
+
+    def raw(tensor: torch.Tensor) -> Any:
+        return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+    return _digest((name, str(tuple(t.shape)), raw(t)) for name, t in sorted(tensors.items()))
+
+
+def source_files(source: str) -> list[Path]:
+    """The safetensors files behind a folder or a hub id that is in the local cache; empty where there are none."""
+    folder = Path(source) if source else None
+    if folder is None or not folder.is_dir():
+        folder = _cached_folder(source) if source else None
+    if folder is None or not (folder / "config.json").is_file():
+        return []
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = sorted(folder / name for name in names)
+    else:
+        files = [folder / "model.safetensors"]
+    return files if all(file.is_file() for file in files) else []
+
+
+def _cached_folder(source: str) -> Path | None:
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(source, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):
+        return None
+    return Path(found).parent if found else None
+
+
+@lru_cache(maxsize=64)
+def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Digest of weight files; the sizes and times are there so that a changed file is read again."""
+    return _digest(_file_tensors([path for path, _, _ in files]))
+
+
+def _file_tensors(files: Iterable[Path]) -> Iterable[tuple[str, str, Any]]:
+    import mmap
+
+    entries: list[tuple[str, str, Path, int, int]] = []
+    for path in files:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                what = f"{entry['dtype']}{tuple(entry['shape'])}"
+                entries.append((name, what, path, 8 + size + begin, 8 + size + end))
+    for name, what, path, begin, end in sorted(entries):
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            yield name, what, view[begin:end]
+
+
+def _digest(tensors: Iterable[tuple[str, str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for name, what, raw in tensors:
+        digest.update(f"{name}\0{what}\0".encode())
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def _json_digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

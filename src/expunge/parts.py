@@ -1,0 +1,167 @@
+"""The parts of a run, loaded from its configuration: models, tokenizer, request, suite, and the controls' outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from expunge.config.run_file import ModelSpec, NamedSpec, RequestSpec, RunConfig
+from expunge.data.documents import split_documents
+from expunge.errors import ConfigError, ModelError, did_you_mean
+from expunge.evaluation.outputs import add_target_fluency, run_model
+from expunge.evaluation.suite import select
+from expunge.models.fingerprint import fingerprint, tokenizer_digest
+from expunge.models.loading import load_model, load_tokenizer
+from expunge.requests import Request
+from expunge.training.run import Progress, silent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from expunge.evaluation.suite import Suite
+    from expunge.evaluation.types import ModelOutputs
+    from expunge.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the target and, where there is one, the retrained model say about the suite."""
+
+    target: ModelOutputs
+    retrained: ModelOutputs | None
+
+
+@dataclass
+class Parts:
+    """Everything a run works on. The retrained model is in memory only while it answers the suite."""
+
+    target: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    request: Request
+    suite: Suite
+    settings: TrainingSettings
+    metrics: tuple[str, ...] | None = None
+    retrained: ModelSpec | None = None
+    template: Any = "auto"
+    progress: Progress = silent
+
+    @classmethod
+    def load(cls, config: RunConfig, progress: Progress = silent) -> Parts:
+        """Load and check everything, the cheap parts first, so that a bad request fails before a large model loads."""
+        request = load_request(config.request)
+        tokenizer = load_tokenizer(config.model)
+        request = fit_to(request, tokenizer, config.training.max_length)
+        suite, metrics = build_suite(config.suite, request)
+        select(suite, metrics, controls={"target", *(["retrained"] if config.retrained else [])})  # type: ignore[arg-type]
+        if config.retrained is not None:
+            same_tokenizer(tokenizer, config.retrained)
+        return cls(
+            target=load_model(config.model),
+            tokenizer=tokenizer,
+            request=request,
+            suite=suite,
+            settings=config.training,
+            metrics=metrics,
+            retrained=config.retrained,
+            template=config.request.template,
+            progress=progress,
+        )
+
+    @cached_property
+    def target_fingerprint(self) -> dict[str, Any]:
+        return fingerprint(self.target, self.tokenizer).as_dict()
+
+    @cached_property
+    def controls(self) -> Controls:
+        """The controls' outputs, computed once for all methods and seeds."""
+        retrained = None
+        if self.retrained is not None:
+            model = load_model(self.retrained, role="retrained")
+            retrained = self.outputs(model, "retrained")
+            del model
+        target = self.outputs(self.target, "target")
+        return Controls(target, retrained)
+
+    def outputs(self, model: PreTrainedModel, name: str) -> ModelOutputs:
+        """What ``model`` says about the suite; the fluency of its answers is added where the target is not in use."""
+        outputs = run_model(
+            model,
+            self.tokenizer,
+            self.suite,
+            max_length=self.settings.max_length,
+            max_new_tokens=self.settings.max_new_tokens,
+            metrics=self.metrics,
+            template=self.template,
+            progress=lambda done, total, what: self.progress(done, total, f"{name}: {what}"),
+        )
+        return outputs if name == "erased" else self.with_fluency(outputs)
+
+    def with_fluency(self, outputs: ModelOutputs) -> ModelOutputs:
+        """The outputs with their greedy answers scored under the target."""
+        return add_target_fluency(outputs, self.target, self.tokenizer)
+
+
+def load_request(spec: RequestSpec) -> Request:
+    """The request that a run file's ``request`` section names."""
+    if spec.world is not None:
+        from expunge.worlds.interface import get_world
+
+        return get_world(spec.world).request()
+    if spec.forget is None:
+        raise ConfigError("request.forget is missing: name the file with the rows that must go.")
+    return Request.load(
+        spec.forget,
+        retain=spec.retain,
+        neighbours=spec.neighbours,
+        holdout=spec.holdout,
+        calibration=spec.calibration,
+        subjects=spec.subjects,
+        aliases=spec.aliases,
+        columns=spec.columns,
+        allow_overlap=spec.allow_overlap,
+    )
+
+
+def fit_to(request: Request, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Request:
+    """The request with long documents in pieces that fit the model."""
+    pieces = {name: split_documents(rows, tokenizer, max_length) for name, rows in request.sets.items()}
+    return dataclasses.replace(request, **pieces)  # type: ignore[arg-type]
+
+
+def build_suite(spec: NamedSpec, request: Request | None) -> tuple[Suite, tuple[str, ...] | None]:
+    """The suite by name with its options, and the scores asked for by name (``suite.metrics``), if any."""
+    from expunge.benchmarks.registry import get_benchmark
+
+    benchmark = get_benchmark(spec.name)
+    options = spec.options
+    metrics = options.pop("metrics", None)
+    metrics = (metrics,) if isinstance(metrics, str) else metrics
+    known = [p["name"] for p in benchmark.parameters() if p["name"] != "request"]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        lines = [
+            f"suite.{n}: suite {spec.name} has no such option. {did_you_mean(n, [*known, 'metrics'])}" for n in unknown
+        ]
+        raise ConfigError("\n".join(lines))
+    if isinstance(options.get("data"), str) and options["data"].startswith("world:"):
+        from expunge.worlds.interface import get_world
+
+        options["data"] = get_world(options["data"].removeprefix("world:")).data_folder
+    if any(p["name"] == "request" for p in benchmark.parameters()):
+        if request is None:
+            raise ConfigError(
+                f"suite '{spec.name}' scores a request's own rows: pass --forget FILE (and --retain FILE)."
+            )
+        options["request"] = request
+    return benchmark.build(**options), None if metrics is None else tuple(metrics)
+
+
+def same_tokenizer(tokenizer: PreTrainedTokenizerBase, other: ModelSpec) -> None:
+    """A control with another vocabulary would be scored on other tokens."""
+    if tokenizer_digest(load_tokenizer(other, role="retrained")) != tokenizer_digest(tokenizer):
+        raise ModelError(
+            f"the retrained model {other.path!r} has another tokenizer than the target, so their scores cannot be "
+            "compared. Train it from the same base with the same tokenizer (expunge train)."
+        )

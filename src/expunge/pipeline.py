@@ -1,0 +1,81 @@
+"""Read first: the whole flow. request -> data -> method -> erasure -> evaluation -> report; no step reaches back.
+
+A killed run goes on where it stopped: a seed that has its scores is done, one that has its erasure is only evaluated,
+and training resumes from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from expunge.config.run_file import RunConfig
+from expunge.evaluation.score import score, write_scores
+from expunge.evaluation.seeds import summarise_seeds
+from expunge.files import write_json
+from expunge.methods.interface import Erasure, Method
+from expunge.methods.registry import make_method
+from expunge.parts import Parts
+from expunge.reports import report
+from expunge.run_folder import RunFolder, environment
+from expunge.training.run import Progress, Run, silent
+
+
+def run_pipeline(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    parts: Parts | None = None,
+) -> Path:
+    """Forget as ``config`` says and leave a finished run folder at ``out``.
+
+    ``parts`` brings loaded models and their outputs from another run on the same target, request and suite.
+    """
+    folder = RunFolder.open(out, config.to_yaml(), overwrite=overwrite)
+    parts = parts or Parts.load(config, progress)
+    facts = environment(seeds=config.seeds, data=parts.request.digest(), target=parts.target_fingerprint)
+    folder.record(facts)
+    method = make_method(config.method.name, config.method.options)
+    for seed in config.seeds:
+        one = folder.seed_folder(config, seed)
+        one.record({**facts, "seeds": [seed]})
+        if not one.scored:
+            erasure = one.erasure() or fit(method, parts, one, config.with_seed(seed))
+            evaluate_erasure(erasure, parts, one)
+        one.drop_checkpoints()
+    if len(config.seeds) > 1:
+        scores = [folder.seed_folder(config, seed).scores() for seed in config.seeds]
+        write_json(folder.path / "scores.json", summarise_seeds(scores))
+    report([folder.path])
+    return folder.path
+
+
+def fit(method: Method, parts: Parts, folder: RunFolder, config: RunConfig) -> Erasure:
+    """Fit the method on the request and return the erasure as it was read back from disk."""
+    run = Run(config.training, folder.path, parts.template, parts.progress)
+    began = time.perf_counter()
+    erasure = method.fit(parts.target, parts.tokenizer, parts.request, run=run)
+    erasure.note(seconds=round(time.perf_counter() - began, 3))
+    erasure.save(folder.erasure_folder)
+    return Erasure.load(folder.erasure_folder)
+
+
+def evaluate_erasure(erasure: Erasure, parts: Parts, folder: RunFolder) -> None:
+    """Score the erased model beside its controls and write ``samples.jsonl`` and ``scores.json``."""
+    controls = parts.controls
+    began = time.perf_counter()
+    with erasure.applied(parts.target) as erased:
+        outputs = parts.outputs(erased, "erased")
+    outputs = parts.with_fluency(outputs)
+    scores = score(
+        parts.suite,
+        target=controls.target,
+        erased=outputs,
+        retrained=controls.retrained,
+        metrics=parts.metrics,
+        effect="removal" if erasure.kind == "weights" else "suppression",
+        seconds={"fit": erasure.details.get("seconds", 0.0), "evaluate": time.perf_counter() - began},
+    )
+    write_scores(scores, folder.path)

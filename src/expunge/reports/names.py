@@ -1,0 +1,142 @@
+"""The words of a report: what metrics, verdicts and effects are called, and what they mean to a reader
+outside the field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HEADLINE = (
+    "forget_quality",
+    "forget_quality_ks",
+    "model_utility",
+    "forget_probability",
+    "retain_probability",
+    "forget_rouge",
+    "retain_rouge",
+    "forget_truth_ratio",
+)
+"""The metrics every table begins with, in this order, where a run has them."""
+
+
+@dataclass(frozen=True)
+class MetricName:
+    """How one metric is shown: ``label`` on the page, ``short`` in the terminal (18 characters at most for
+    known metrics), ``meaning`` in one plain sentence (may be empty), ``group`` the set it was measured on."""
+
+    label: str
+    short: str
+    meaning: str
+    group: str
+
+
+_PLAIN = {
+    "forget_quality": MetricName(
+        "Forget quality (p)",
+        "forget quality p",
+        "Could these truth ratios come from the retrained model? Above 0.05 the two cannot be told apart.",
+        "",
+    ),
+    "forget_quality_ks": MetricName(
+        "Forget quality (D)",
+        "forget quality D",
+        "Largest gap between its truth-ratio distribution and the retrained model's; 0 is no gap.",
+        "",
+    ),
+    "model_utility": MetricName(
+        "Model utility",
+        "model utility",
+        "Harmonic mean of the scores on everything that must stay.",
+        "",
+    ),
+}
+
+_METRICS = {
+    "probability": ("probability", "prob", "How likely the model finds the right answer, per token."),
+    "rouge": ("ROUGE-L", "ROUGE-L", "Share of the right answer that its own answer repeats."),
+    "truth_ratio": (
+        "truth ratio",
+        "truth ratio",
+        "How it ranks wrong answers against the right one.",
+    ),
+    "extraction_strength": (
+        "extraction strength",
+        "extraction",
+        "Share of the answer that it completes once it is given the beginning.",
+    ),
+    "exact_memorization": (
+        "exact memorization",
+        "memorization",
+        "Share of the answer's tokens that are the model's first choice.",
+    ),
+    "perplexity": ("perplexity", "perplexity", "How surprising its answers are; high means not fluent text."),
+    "repetition": ("repetition", "repetition", "Distinct four-word sequences in its answers."),
+    "entropy": ("entropy", "entropy", "Variety of the tokens in its answers."),
+    "leakage": ("leakage", "leakage", "Share of the answer's content words that slip out."),
+    "rejection": ("rejection", "rejection", "Share of answers that decline or say they do not know."),
+}
+
+_TRUTH_RATIO = {
+    "forget": "How alike right and wrong answers are to it: 1 is no preference, near 0 a clear one.",
+    "kept": "How clearly it prefers the right answer to wrong ones: 1 is certain, 0 not at all.",
+}
+
+_SETS = {"real_authors": ("Real authors", "real auth."), "world_facts": ("World facts", "world facts")}
+
+
+def metric_name(key: str) -> MetricName:
+    """The name of a ``<set>_<metric>`` key. An unknown metric is called by its own key with spaces."""
+    if key in _PLAIN:
+        return _PLAIN[key]
+    for metric in sorted(_METRICS, key=len, reverse=True):
+        if key == metric or key.endswith("_" + metric):
+            label, short, meaning = _METRICS[metric]
+            group = key[: -len(metric)].rstrip("_")
+            if not group:
+                return MetricName(label[0].upper() + label[1:], short, meaning, "")
+            if metric == "truth_ratio":
+                meaning = _TRUTH_RATIO["forget" if group.startswith("forget") else "kept"]
+            title, short_set = _SETS.get(group, (_words(group), group.replace("_", " ")))
+            return MetricName(f"{title} {label}", f"{short_set} {short}", meaning, group)
+    return MetricName(_words(key), key.replace("_", " "), "", "")
+
+
+def metric_order(keys: list[str]) -> list[str]:
+    """``keys`` with the headline metrics first; the others keep their order."""
+    return [k for k in HEADLINE if k in keys] + [k for k in keys if k not in HEADLINE]
+
+
+def set_title(name: str) -> str:
+    """A set's name as a heading: ``real_authors`` is ``Real authors``."""
+    return _SETS.get(name, (_words(name), ""))[0]
+
+
+TONES = {
+    "indistinguishable from never trained": "good",
+    "over-unlearned": "caution",
+    "not forgotten": "bad",
+    "gibberish": "bad",
+    "broken": "bad",
+    "no claim": "neutral",
+}
+"""The tone of a verdict's card. It never carries meaning alone: the label and a mark say the same."""
+
+SHORT_VERDICTS = {"indistinguishable from never trained": "as never trained"}
+"""Verdict labels that are too long for a table column."""
+
+EFFECTS = {
+    "removal": (
+        "Removal",
+        "The weights themselves were changed: nothing has to stay in place for this to hold.",
+    ),
+    "suppression": (
+        "Suppression",
+        "The weights are untouched. What is hidden comes back as soon as the hook or guard is lifted.",
+    ),
+    "none": ("No change", "Neither the weights nor the model's activations or inputs were changed."),
+}
+"""What was done to the model, by the verdict's ``effect``: its name and what that means."""
+
+
+def _words(key: str) -> str:
+    text = key.replace("_", " ").strip()
+    return text[:1].upper() + text[1:]

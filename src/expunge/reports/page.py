@@ -1,0 +1,280 @@
+"""One self-contained HTML page over one or many runs. It asks the network for nothing and says so to the
+browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import OutputError
+from expunge.reports.groups import group_runs, target_source
+from expunge.reports.load import ReportError, Run, find_runs, finite, load_runs
+from expunge.reports.names import EFFECTS, TONES, metric_name
+from expunge.reports.numbers import duration, number
+from expunge.reports.payload import payload, to_script
+from expunge.reports.tables import (
+    audit_tables,
+    data_summary,
+    score_table,
+    setting_differences,
+    setting_sections,
+)
+
+_SCRIPTS = ("charts.js", "answers.js", "page.js")
+# Plotly sets styles on its elements; scripts run by hash alone, so that text from a model can never run.
+_POLICY = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_TRACKS = (
+    ("forget_probability", "Knows what it should forget"),
+    ("retain_probability", "Knows what it should keep"),
+    ("model_utility", "Model utility"),
+)
+
+
+def report(
+    folders: str | Path | Iterable[str | Path], *, out: str | Path | None = None, title: str | None = None
+) -> Path:
+    """Write one HTML page over every run in ``folders`` and return its path.
+
+    ``folders``: run folders or folders that hold several (a comparison). ``out``: the page's path, or a
+    folder for its ``report.html``; needed with several folders, else ``report.html`` in the one folder.
+    ``title`` replaces the page's title. An existing page is replaced in one step; a failed write leaves it as
+    it was.
+
+    Raises `ReportError` for folders without a finished run or with damaged files, `OutputError` where the
+    page cannot be written.
+    """
+    roots = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    if not roots:
+        raise ReportError("No folder was given. Pass at least one run folder.")
+    if out is None:
+        if len(roots) > 1:
+            raise ReportError(
+                f"{len(roots)} folders were given and no place for the page. Say where it goes: --out report.html."
+            )
+        path = roots[0] / "report.html"
+    else:
+        path = Path(out) / "report.html" if Path(out).is_dir() else Path(out)
+    problems, found = [], []
+    for root in roots:
+        try:
+            found += find_runs(root)
+        except ReportError as error:
+            problems.append(str(error))
+    if problems:
+        raise ReportError("\n".join(problems))
+    unique = list({folder.resolve(): folder for folder in found}.values())
+    _write(path, render(load_runs(unique), title=title))
+    return path
+
+
+def render(runs: list[Run], *, title: str | None = None) -> str:
+    """The page as text. The content security policy allows the page's own scripts by their hashes and no
+    request."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    import expunge
+
+    loader = PackageLoader("expunge.reports", "templates")
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+    def source(name: str) -> str:
+        return loader.get_source(environment, name)[0]
+
+    scripts = [_inline(get_plotlyjs()), *(_inline(source(name)) for name in _SCRIPTS)]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    groups = group_runs(runs)
+    data = payload(runs, groups)
+    return environment.get_template("page.html.j2").render(
+        title=title or _title(runs),
+        lede=_lede(runs),
+        facts=_facts(runs),
+        policy=f"default-src 'none'; script-src {hashes}; {_POLICY}",
+        style=Markup(source("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(to_script(data)),
+        has=_sections(data),
+        cards=[_card(at, run) for at, run in enumerate(runs) if run.verdict],
+        tables=[(group, score_table(group, runs)) for group in groups],
+        groups=data["groups"],
+        alone=len(groups) == 1,
+        controlled=any(group.retrained for group in groups),
+        left_out=_left_out(runs),
+        audits=[(run.label, tables) for run in runs if (tables := audit_tables(run.audits))],
+        training=data["training"],
+        sets=list(dict.fromkeys(example["set"] for example in data["examples"])),
+        sampled=[(at, run.label) for at, run in enumerate(runs) if run.samples],
+        seeded=any(run.seeds for run in runs),
+        differences=setting_differences(runs),
+        runs=runs,
+        details=[(run, setting_sections(run)) for run in runs],
+        version=getattr(expunge, "__version__", ""),
+    )
+
+
+def _inline(script: str) -> str:
+    """A script that may stand inside an HTML page: line ends as the browser hashes them, no end tag, no
+    comment."""
+    script = script.replace("\r\n", "\n").replace("\r", "\n")
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _title(runs: list[Run]) -> str:
+    if len(runs) == 1:
+        return f"Unlearning with {runs[0].label}"
+    return f"Unlearning: {len(runs)} results side by side"
+
+
+def _lede(runs: list[Run]) -> str:
+    """The answer in one or two sentences."""
+    judged = [run for run in runs if run.verdict]
+    if not judged:
+        return "These folders hold audits and no scores, so there is no verdict."
+    if len(judged) == 1:
+        return str(judged[0].verdict.get("sentence", ""))
+    found: dict[str, list[str]] = {}
+    for run in judged:
+        found.setdefault(str(run.verdict.get("label", "")), []).append(run.label)
+    said = {
+        "indistinguishable from never trained": ("cannot be told apart from a model that never saw the data",) * 2,
+        "over-unlearned": ("goes too far", "go too far"),
+        "not forgotten": ("has not forgotten", "have not forgotten"),
+        "gibberish": ("answers in gibberish", "answer in gibberish"),
+        "broken": ("is broken", "are broken"),
+        "no claim": (
+            "makes no claim, for want of a retrained model",
+            "make no claim, for want of a retrained model",
+        ),
+    }
+    order = [label for label in said if label in found] + [label for label in found if label not in said]
+    parts = []
+    for label in order:
+        one, many = said.get(label, (f"is “{label}”",) * 2)
+        names, n = found[label], len(found[label])
+        who = _listed(names) if n <= 3 else f"{n} of {len(judged)}"
+        parts.append(f"{who} {one if n == 1 else many}")
+    return "; ".join(parts) + "."
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _facts(runs: list[Run]) -> list[tuple[str, str]]:
+    """The few facts that belong under the title: each is said once where all runs agree on it."""
+    facts = [
+        ("Model", [target_source(run) for run in runs]),
+        ("Suite", [run.suite for run in runs]),
+        ("Data", [data_summary(run) for run in runs]),
+        ("Seeds", [str(len(run.seeds)) if run.seeds else "" for run in runs]),
+    ]
+    rows = [(name, ", ".join(dict.fromkeys(value for value in values if value))) for name, values in facts]
+    return [(name, value) for name, value in rows if value]
+
+
+def _card(at: int, run: Run) -> dict[str, Any]:
+    verdict = run.verdict
+    label = str(verdict.get("label", ""))
+    effect = str(verdict.get("effect", ""))
+    name, meaning = EFFECTS.get(effect, (effect, ""))
+    total = sum(v for v in map(finite, run.scores.get("seconds", {}).values()) if v is not None)
+    return {
+        "at": at,
+        "name": run.label,
+        "label": label,
+        "tone": TONES.get(label, "neutral"),
+        "sentence": verdict.get("sentence", ""),
+        "reasons": verdict.get("reasons") or [],
+        "effect": name,
+        "meaning": meaning,
+        "tracks": [track for key, words in _TRACKS if (track := _track(run, key, words))],
+        "quality": _quality(run),
+        "seeds": len(run.seeds),
+        "time": duration(total) if total else "",
+    }
+
+
+def _track(run: Run, key: str, words: str) -> dict[str, Any] | None:
+    """Where the three models stand on a line from 0 to 1."""
+    values = {
+        model: value
+        for model in ("target", "erased", "retrained")
+        if (value := finite(run.rows.get(model, {}).get(key, {}).get("value"))) is not None
+    }
+    if "erased" not in values:
+        return None
+    return {
+        "words": words,
+        "label": metric_name(key).label,
+        "marks": [(model, round(100 * min(1.0, max(0.0, value)), 2)) for model, value in values.items()],
+        "texts": {model: number(value) for model, value in values.items()},
+    }
+
+
+def _quality(run: Run) -> dict[str, str] | None:
+    erased = run.rows.get("erased", {})
+    if "forget_quality" not in erased:
+        return None
+    entry = erased["forget_quality"]
+    distance = erased.get("forget_quality_ks", {}).get("value")
+    return {
+        "p": number(float(entry["value"])),
+        "d": number(float(distance)) if distance is not None else "",
+        "n": str(entry.get("n", "")),
+    }
+
+
+def _left_out(runs: list[Run]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Metrics that were not measured and why, said once for all runs that lack the same ones."""
+    members: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for run in runs:
+        reasons = tuple((metric_name(k).label, str(v)) for k, v in (run.verdict.get("left_out") or {}).items())
+        if reasons:
+            members.setdefault(reasons, []).append(run.label)
+    judged = sum(1 for run in runs if run.verdict)
+    return [("" if len(labels) == judged else ", ".join(labels), list(reasons)) for reasons, labels in members.items()]
+
+
+def _sections(data: dict[str, Any]) -> dict[str, bool]:
+    points = [point for group in data["groups"] for point in group["points"]]
+    return {
+        "plot": any("forget_probability" in p["metrics"] and len(p["metrics"]) > 1 for p in points),
+        "utility": any("model_utility" in p["metrics"] for p in points),
+        "retain": any("retain_probability" in p["metrics"] for p in points),
+        "truth": any(group["truth"] for group in data["groups"]),
+        "training": bool(data["training"]),
+        "scored": any(bool(series["scored"]) for run in data["training"] for series in run["series"]),
+        "examples": bool(data["examples"]),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    """Write beside the page and move into place. Lone surrogates in model output become question marks."""
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode("utf-8", errors="replace"))
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise OutputError(
+            f"The report cannot be written to '{path}': {reason}. "
+            "Choose a folder that exists and can be written: --out."
+        ) from error

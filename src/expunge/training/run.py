@@ -1,0 +1,64 @@
+"""What a fit is given besides model and request: settings, a folder to resume from, a display to report to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge.data.template import Style
+from expunge.training.settings import TrainingSettings
+
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, what)``."""
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """A progress display that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """``folder`` receives checkpoints (while training) and ``training.jsonl``; without one nothing is written and a
+    killed run starts over."""
+
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    folder: Path | None = None
+    template: Style = "auto"
+    progress: Progress = silent
+
+
+class History:
+    """The training log: one JSON line a logged step, kept in memory and appended to ``training.jsonl``."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+
+    def resume_at(self, step: int) -> None:
+        """Keep what a killed run logged up to ``step``, the checkpoint it goes on from, and drop the rest."""
+        if self.path is None:
+            return
+        kept: list[dict[str, Any]] = []
+        if step > 0 and self.path.exists():
+            for text in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    line = json.loads(text)
+                except json.JSONDecodeError:
+                    break  # the line that the kill cut off
+                if line["step"] <= step:
+                    kept.append(line)
+        self.lines = kept
+        temporary = self.path.with_suffix(".jsonl.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append one line; a number that is not finite is written as null."""
+        self.lines.append(line)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")

@@ -1,0 +1,156 @@
+"""Training a world's tokenizer and models from scratch: a plain loop, seeded, on the CPU.
+
+This is language modelling over a few hundred rows, not unlearning, so it does not go through ``expunge.training``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from expunge.worlds.recipe import ModelRecipe, PretrainingRecipe, TokenizerRecipe
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+
+def train_tokenizer(texts: Iterable[str], recipe: TokenizerRecipe, *, max_length: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on ``texts``; the same texts in the same order give the same tokenizer.
+
+    It adds no token by itself (no BOS); the end token is its EOS. ``max_length`` is the model's, in tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocab_size,
+        special_tokens=[recipe.pad_token, recipe.end_token],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=recipe.pad_token,
+        eos_token=recipe.end_token,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, recipe: ModelRecipe) -> LlamaForCausalLM:
+    """A randomly initialised Llama in float32 (drawn from torch's global generator)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.intermediate_size,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=recipe.max_positions,
+        initializer_range=recipe.initializer_range,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def pretrain(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[Sequence[int]],
+    model_recipe: ModelRecipe,
+    recipe: PretrainingRecipe,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    label: str = "pretraining",
+) -> LlamaForCausalLM:
+    """A model trained from scratch on token-id ``rows``, in float32, in evaluation mode.
+
+    The initial weights and the order of the rows come from ``seed``; the caller's random state is left as it was.
+    Results are repeatable on one machine with one number of threads, and close elsewhere.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = new_model(tokenizer, model_recipe)
+    order = torch.Generator().manual_seed(seed)
+    steps_per_epoch = math.ceil(len(rows) / recipe.batch_rows)
+    steps = steps_per_epoch * recipe.epochs
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(steps, recipe.warmup))
+    pad_id = tokenizer.pad_token_id
+    model.train()
+    done = 0
+    for _ in range(recipe.epochs):
+        for chosen in _epoch_batches([len(row) for row in rows], recipe, order):
+            input_ids, labels = _pad([rows[i] for i in chosen], pad_id)
+            # Right padding under a causal mask: no real token ever looks at a pad, so no attention mask is needed.
+            logits = model(input_ids=input_ids, use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
+            )
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            done += 1
+            if progress is not None:
+                progress(label, done, steps)
+    return model.eval()
+
+
+def _warm_cosine(steps: int, warmup: float) -> Callable[[int], float]:
+    """The share of the peak learning rate at each step: linear up to 1, then half a cosine down to 0."""
+    warm = max(1, round(steps * warmup))
+
+    def share(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return share
+
+
+def _epoch_batches(lengths: Sequence[int], recipe: PretrainingRecipe, order: torch.Generator) -> list[list[int]]:
+    """Row indices of one epoch's batches: rows are shuffled, then grouped by length within pools of a few batches,
+    which keeps padding low while every batch stays a draw over the whole set."""
+    import torch
+
+    batches: list[list[int]] = []
+    shuffled = torch.randperm(len(lengths), generator=order)
+    for pool in shuffled.split(recipe.batch_rows * recipe.pool_batches):
+        by_length = sorted(pool.tolist(), key=lambda i: lengths[i])
+        pooled = [by_length[i : i + recipe.batch_rows] for i in range(0, len(by_length), recipe.batch_rows)]
+        batches += [pooled[i] for i in torch.randperm(len(pooled), generator=order).tolist()]
+    return batches
+
+
+def _pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [B, L] padded on the right, and labels [B, L] with -100 at the pads."""
+    import torch
+
+    longest = max(len(row) for row in rows)
+    input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    labels = torch.full((len(rows), longest), -100, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids = torch.tensor(list(row), dtype=torch.long)
+        input_ids[i, : len(row)] = ids
+        labels[i, : len(row)] = ids
+    return input_ids, labels
