@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from expunge.commands.evaluate import evaluate
     from expunge.commands.export import export
     from expunge.commands.forget import forget, run
-    from expunge.commands.listings import methods, suites
+    from expunge.commands.listings import list_methods, list_suites
     from expunge.commands.train import train
     from expunge.errors import ExpungeError
     from expunge.methods.interface import Erasure, Method
@@ -44,10 +44,10 @@ _PUBLIC = {
     "load_model": "expunge.models.loading",
     "load_tokenizer": "expunge.models.loading",
     "make_method": "expunge.methods.registry",
-    "methods": "expunge.commands.listings",
+    "list_methods": "expunge.commands.listings",
     "report": "expunge.reports",
     "run": "expunge.commands.forget",
-    "suites": "expunge.commands.listings",
+    "list_suites": "expunge.commands.listings",
     "train": "expunge.commands.train",
 }
 

@@ -148,7 +148,8 @@ def build_suite(spec: NamedSpec, request: Request | None) -> tuple[Suite, tuple[
     if isinstance(options.get("data"), str) and options["data"].startswith("world:"):
         from expunge.worlds.interface import get_world
 
-        options["data"] = get_world(options["data"].removeprefix("world:")).data_folder
+        world, _, part = options["data"].removeprefix("world:").partition("/")
+        options["data"] = get_world(world).data_folder / part
     if any(p["name"] == "request" for p in benchmark.parameters()):
         if request is None:
             raise ConfigError(

@@ -15,7 +15,7 @@ def demo(
     world: Annotated[str, typer.Option(help="see: expunge world list")] = "authors",
     out: options.Out = Path("runs/demo"),
     method: Annotated[list[str] | None, typer.Option(help="repeatable; several by default")] = None,
-    seeds: options.Seeds = "1",
+    seeds: options.Seeds = None,
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:

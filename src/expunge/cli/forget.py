@@ -24,7 +24,7 @@ def forget(
     method: Annotated[str, typer.Option(help="see: expunge methods")] = "npo",
     retrained: options.Retrained = None,
     suite: Annotated[str, typer.Option(help="see: expunge suites")] = "request",
-    seeds: options.Seeds = "1",
+    seeds: options.Seeds = None,
     column: options.Columns = None,
     template: options.Template = "auto",
     allow_overlap: Annotated[bool, typer.Option("--allow-overlap", help="rows may be in forget and retain")] = False,

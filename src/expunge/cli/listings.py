@@ -15,7 +15,7 @@ Name = Annotated[str | None, typer.Argument(help="show one with its fields, defa
 
 def methods(name: Name = None, as_json: options.AsJson = False) -> None:
     """The unlearning methods, or one of them with its fields."""
-    from expunge.commands.listings import methods as list_methods
+    from expunge.commands.listings import list_methods
 
     found = list_methods(name)
     if as_json:
@@ -28,7 +28,7 @@ def methods(name: Name = None, as_json: options.AsJson = False) -> None:
 
 def suites(name: Name = None, as_json: options.AsJson = False) -> None:
     """The benchmark suites, or one of them with its metrics."""
-    from expunge.commands.listings import suites as list_suites
+    from expunge.commands.listings import list_suites
 
     found = list_suites(name)
     if as_json:

@@ -29,11 +29,13 @@ Columns = Annotated[
     typer.Option("--column", help="which column plays a role, such as question=prompt_text; repeatable"),
 ]
 Template = Annotated[str, typer.Option("--template", help="auto, chat or plain")]
-Seeds = Annotated[str, typer.Option("--seeds", help="how many seeds (5), or which (0,1,7)")]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="how many seeds (5), or which (0,1,7)")]
 
 
-def parse_seeds(text: str) -> int | list[int]:
-    """``5`` means seeds 0 to 4; ``0,1,7`` these three."""
+def parse_seeds(text: str | None) -> int | list[int] | None:
+    """``5`` means seeds 0 to 4; ``0,1,7`` these three; nothing means training.seed."""
+    if text is None:
+        return None
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:

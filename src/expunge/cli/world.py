@@ -29,16 +29,17 @@ def list_(as_json: options.AsJson = False) -> None:
 def build(
     name: Annotated[str, typer.Argument(help="see: expunge world list")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="another folder than the package's own")] = None,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
     """Train a world's target and retrained twin again from its recipe."""
     display.set_logging(verbose)
-    from expunge.worlds.interface import build_world
+    from expunge.worlds.build import build_world
 
     with display.progress_display() as progress:
-        folder = build_world(name, out, progress=progress)
+        world = build_world(name, out, overwrite=overwrite, progress=progress)
     if as_json:
-        display.print_json({"world": str(folder)})
+        display.print_json({"world": str(world.folder), "scores": world.scores()["rows"]})
     else:
-        typer.echo(f"world: {folder}")
+        typer.echo(f"world: {world.folder}")

@@ -22,7 +22,7 @@ def demo(
     *,
     out: str | Path = "runs/demo",
     methods: Iterable[str] = METHODS,
-    seeds: int | Iterable[int] = 1,
+    seeds: int | Iterable[int] | None = None,
     overrides: Iterable[str] = (),
     progress: Progress = silent,
 ) -> Path:
@@ -47,7 +47,7 @@ def demo(
     return folder
 
 
-def preset(world: str, method: str, *, seeds: int | Iterable[int] = 1, overrides: Iterable[str] = ()) -> RunConfig:
+def preset(world: str, method: str, *, seeds: int | Iterable[int] | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     """The run of ``method`` on a world with the settings tuned for that world; overrides on top."""
     from expunge.worlds.interface import get_world
 
@@ -58,7 +58,7 @@ def preset(world: str, method: str, *, seeds: int | Iterable[int] = 1, overrides
         "method": {"name": method},
         "suite": found.suite_options,
         "retrained": f"world:{world}",
-        "seeds": seeds if isinstance(seeds, int) else list(seeds),
+        "seeds": seeds if seeds is None or isinstance(seeds, int) else list(seeds),
     }
     dotted = [f"{key}={value}" for key, value in found.preset(method).items()]
     return make_config(values, [*dotted, *overrides])

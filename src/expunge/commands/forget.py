@@ -29,7 +29,7 @@ def forget(
     world: str | None = None,
     retrained: str | None = None,
     suite: str = "request",
-    seeds: int | Iterable[int] = 1,
+    seeds: int | Iterable[int] | None = None,
     overrides: Iterable[str] = (),
     overwrite: bool = False,
     progress: Progress = silent,
@@ -60,7 +60,7 @@ def forget(
         "request": request,
         "method": {"name": method},
         "suite": {"name": suite},
-        "seeds": seeds if isinstance(seeds, int) else list(seeds),
+        "seeds": seeds if seeds is None or isinstance(seeds, int) else list(seeds),
     }
     if retrained is not None:
         values["retrained"] = {"path": retrained}

@@ -93,7 +93,10 @@ class RunConfig(BaseModel):
         if isinstance(values.get("request"), str):
             values["request"] = {"forget": values["request"]}
         seeds = values.get("seeds")
-        if isinstance(seeds, int) and not isinstance(seeds, bool):
+        training = values.get("training")
+        if seeds is None:
+            values["seeds"] = (training.get("seed", 0) if isinstance(training, dict) else 0,)
+        elif isinstance(seeds, int) and not isinstance(seeds, bool):
             values["seeds"] = tuple(range(seeds))
         return values
 
@@ -119,6 +122,7 @@ class RunConfig(BaseModel):
         values = self.model_dump(mode="json")
         values["method"] = {"name": self.method.name, **make_method(self.method.name, self.method.options).values()}
         values["suite"] = {"name": self.suite.name, **self.suite.options}
+        values["training"]["seed"] = self.seeds[0]
         return values
 
     def to_yaml(self) -> str:

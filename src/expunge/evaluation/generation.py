@@ -107,11 +107,17 @@ def input_device(model: PreTrainedModel) -> torch.device:
 def _generate(
     model: Any, prompts: Sequence[Sequence[int]], ends: set[int], padding: int, limit: int
 ) -> list[list[int]]:
+    from expunge.evaluation.cache import roomy_cache
+
     examples = [Example(list(prompt), len(prompt), False, len(prompt)) for prompt in prompts]
     batch = collate(examples, padding, "left").to(input_device(model))
+    cache = roomy_cache(model, batch.input_ids.shape[1] + limit)
     with torch.no_grad(), _neutral(model, ends, padding, limit) as config:
         output = model.generate(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=config
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            generation_config=config,
+            **({} if cache is None else {"past_key_values": cache}),
         )
     tokens: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
     return tokens

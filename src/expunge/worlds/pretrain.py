@@ -6,9 +6,11 @@ This is language modelling over a few hundred rows, not unlearning, so it does n
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from expunge.errors import TrainingError
 from expunge.worlds.recipe import ModelRecipe, PretrainingRecipe, TokenizerRecipe
 
 if TYPE_CHECKING:
@@ -46,8 +48,10 @@ def train_tokenizer(texts: Iterable[str], recipe: TokenizerRecipe, *, max_length
     )
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, recipe: ModelRecipe) -> LlamaForCausalLM:
-    """A randomly initialised Llama in float32 (drawn from torch's global generator)."""
+def new_model(tokenizer: PreTrainedTokenizerFast, recipe: ModelRecipe, *, seed: int) -> LlamaForCausalLM:
+    """A randomly initialised Llama in float32; the weights come from ``seed`` and the caller's random state is left
+    as it was."""
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -64,29 +68,29 @@ def new_model(tokenizer: PreTrainedTokenizerFast, recipe: ModelRecipe) -> LlamaF
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
 
 
 def pretrain(
-    tokenizer: PreTrainedTokenizerFast,
+    model: LlamaForCausalLM,
     rows: Sequence[Sequence[int]],
-    model_recipe: ModelRecipe,
     recipe: PretrainingRecipe,
     *,
     seed: int,
+    pad_id: int,
+    stop: threading.Event | None = None,
     progress: Progress | None = None,
     label: str = "pretraining",
 ) -> LlamaForCausalLM:
-    """A model trained from scratch on token-id ``rows``, in float32, in evaluation mode.
+    """Train ``model`` in place on token-id ``rows`` and return it in evaluation mode.
 
-    The initial weights and the order of the rows come from ``seed``; the caller's random state is left as it was.
-    Results are repeatable on one machine with one number of threads, and close elsewhere.
+    The order of the rows comes from ``seed``. Nothing here draws from the global random state, so that two models can
+    be trained in two threads. Setting ``stop`` ends the training with a :class:`TrainingError`.
     """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = new_model(tokenizer, model_recipe)
     order = torch.Generator().manual_seed(seed)
     steps_per_epoch = math.ceil(len(rows) / recipe.batch_rows)
     steps = steps_per_epoch * recipe.epochs
@@ -94,7 +98,6 @@ def pretrain(
         model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(steps, recipe.warmup))
-    pad_id = tokenizer.pad_token_id
     model.train()
     done = 0
     for _ in range(recipe.epochs):
@@ -111,6 +114,8 @@ def pretrain(
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             done += 1
+            if stop is not None and stop.is_set():
+                raise TrainingError(f"{label}: stopped at step {done} of {steps}, as asked.")
             if progress is not None:
                 progress(label, done, steps)
     return model.eval()

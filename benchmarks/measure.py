@@ -1,0 +1,45 @@
+"""Paired timing: two ways of doing the same, in turn, so that a drifting machine slows both."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from expunge.run_folder import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def paired(ours: Callable[[], Any], other: Callable[[], Any], rounds: int) -> dict[str, Any]:
+    """``rounds`` pairs after one warm-up of each: medians of both and of the ratio other/ours, pair by pair."""
+    ours(), other()
+    pairs = [(seconds(ours), seconds(other)) for _ in range(rounds)]
+    ratios = sorted(b / a for a, b in pairs)
+    return {
+        "ours_seconds": round(median(a for a, _ in pairs), 3),
+        "other_seconds": round(median(b for _, b in pairs), 3),
+        "ratio": round(median(ratios), 3),
+        "ratio_min": round(ratios[0], 3),
+        "ratio_max": round(ratios[-1], 3),
+        "rounds": rounds,
+    }
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    """Keep a result with the environment it was measured in."""
+    RESULTS.mkdir(exist_ok=True)
+    facts = environment(seeds=(0,), data={}, target={})
+    facts = {key: facts[key] for key in ("expunge", "python", "platform", "packages", "hardware")}
+    (RESULTS / f"{name}.json").write_text(json.dumps({"result": result, "environment": facts}, indent=2) + "\n")
+    print(f"{name}: {json.dumps(result)}")
