@@ -23,6 +23,7 @@ _REASONS = {
     errno.ENOTDIR: "a part of the path is a file; choose another folder",
     errno.EEXIST: "a file of that name is in the way; choose another folder",
 }
+_FULL = ("No space left on device", "inline_container.cc", "PytorchStreamWriter failed")
 
 
 @contextmanager
@@ -34,8 +35,8 @@ def writing(path: Path) -> Iterator[None]:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         raise OutputError(f"cannot write {path}: {reason}.") from error
     except Exception as error:
-        # safetensors reports a full disk as an error of its own
-        if "No space left on device" in str(error):
+        # safetensors and torch report a full disk as errors of their own
+        if any(sign in str(error) for sign in _FULL):
             raise OutputError(f"cannot write {path}: {_REASONS[errno.ENOSPC]}.") from error
         raise
 
@@ -50,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -74,11 +75,14 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
             if path.exists():
                 old = path.with_name(f".{path.name}.{os.getpid()}.old")
-                os.replace(path, old)
-                os.replace(temporary, path)
-                shutil.rmtree(old)
+                path.replace(old)
+                temporary.replace(path)
+                if old.is_dir():
+                    shutil.rmtree(old)
+                else:
+                    old.unlink()
             else:
-                os.replace(temporary, path)
+                temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from expunge.config.run_file import ModelSpec, NamedSpec, RequestSpec, RunConfig
 from expunge.data.documents import split_documents
 from expunge.errors import ConfigError, ModelError, did_you_mean
-from expunge.evaluation.outputs import add_target_fluency, run_model
 from expunge.evaluation.suite import select
 from expunge.models.fingerprint import fingerprint, tokenizer_digest
 from expunge.models.loading import load_model, load_tokenizer
@@ -86,6 +85,8 @@ class Parts:
 
     def outputs(self, model: PreTrainedModel, name: str) -> ModelOutputs:
         """What ``model`` says about the suite; the fluency of its answers is added where the target is not in use."""
+        from expunge.evaluation.outputs import run_model
+
         outputs = run_model(
             model,
             self.tokenizer,
@@ -100,6 +101,8 @@ class Parts:
 
     def with_fluency(self, outputs: ModelOutputs) -> ModelOutputs:
         """The outputs with their greedy answers scored under the target."""
+        from expunge.evaluation.outputs import add_target_fluency
+
         return add_target_fluency(outputs, self.target, self.tokenizer)
 
 
@@ -159,10 +162,10 @@ def build_suite(spec: NamedSpec, request: Request | None) -> tuple[Suite, tuple[
     return benchmark.build(**options), None if metrics is None else tuple(metrics)
 
 
-def same_tokenizer(tokenizer: PreTrainedTokenizerBase, other: ModelSpec) -> None:
-    """A control with another vocabulary would be scored on other tokens."""
-    if tokenizer_digest(load_tokenizer(other, role="retrained")) != tokenizer_digest(tokenizer):
+def same_tokenizer(tokenizer: PreTrainedTokenizerBase, other: ModelSpec, *, role: str = "retrained") -> None:
+    """A model with another vocabulary would be scored on other tokens."""
+    if tokenizer_digest(load_tokenizer(other, role=role)) != tokenizer_digest(tokenizer):
         raise ModelError(
-            f"the retrained model {other.path!r} has another tokenizer than the target, so their scores cannot be "
-            "compared. Train it from the same base with the same tokenizer (expunge train)."
+            f"the {role} model {other.path!r} has another tokenizer than the target, so their scores cannot be "
+            "compared. Pass one made from the same base with the same tokenizer (expunge train makes a retrained one)."
         )

@@ -33,8 +33,10 @@ def run_pipeline(
 
     ``parts`` brings loaded models and their outputs from another run on the same target, request and suite.
     """
-    folder = RunFolder.open(out, config.to_yaml(), overwrite=overwrite)
+    text = config.to_yaml()
+    RunFolder.check(out, text, overwrite=overwrite)
     parts = parts or Parts.load(config, progress)
+    folder = RunFolder.open(out, text, overwrite=overwrite)
     facts = environment(seeds=config.seeds, data=parts.request.digest(), target=parts.target_fingerprint)
     folder.record(facts)
     method = make_method(config.method.name, config.method.options)

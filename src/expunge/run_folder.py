@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -14,11 +16,14 @@ from typing import Any
 
 import expunge
 from expunge.config.run_file import RunConfig
-from expunge.errors import OutputError
+from expunge.config.values import flat, parse_value, read_yaml
+from expunge.errors import ConfigError, OutputError
 from expunge.files import write_json, write_text, writing
 from expunge.methods.interface import Erasure
 
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "numpy", "scipy", "rouge-score")
+_LISTED = 5
+_TEMPORARY = re.compile(r"\..+\.\d+\.(tmp|old)$")  # as files.py names them
 
 
 class RunFolder:
@@ -46,41 +51,68 @@ class RunFolder:
             OutputError: the folder holds a finished run, another run, or files that are no run's (which ``overwrite``
                 does not delete either).
         """
-        folder = cls(Path(path), run_name, last)
-        if folder.path.exists() and not folder.path.is_dir():
-            raise OutputError(f"{path} is a file. Choose a folder for the run.")
-        if folder.path.is_dir() and any(folder.path.iterdir()):
-            if not folder.run_file.is_file():
-                raise OutputError(
-                    f"{path} exists and holds no run (there is no {run_name} in it), so nothing in it is touched. "
-                    "Choose another folder."
-                )
-            same = folder.run_file.read_text(encoding="utf-8") == text
+        folder = cls.check(path, text, overwrite=overwrite, run_name=run_name, last=last)
+        with writing(folder.path):
             if overwrite:
                 folder.clear()
-            elif not same:
-                raise OutputError(
-                    f"{path} holds another run (its {run_name} differs from these settings). "
-                    "Choose another folder, or pass --overwrite to delete that run."
-                )
-            elif folder.finished:
-                raise OutputError(
-                    f"{path} holds this run, finished. See {folder.path / last}; "
-                    "pass --overwrite to delete it and run again."
-                )
-        with writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
+        folder._sweep()
         write_text(folder.run_file, text)
         return folder
 
+    @classmethod
+    def check(
+        cls,
+        path: str | Path,
+        text: str,
+        *,
+        overwrite: bool = False,
+        run_name: str = "run.yaml",
+        last: str = "report.html",
+    ) -> RunFolder:
+        """What :meth:`open` refuses, without writing anything: asked before a large model is loaded."""
+        folder = cls(Path(path), run_name, last)
+        with writing(folder.path):
+            _check_writable(folder.path)
+            folder._check(text, overwrite=overwrite)
+        return folder
+
+    def _check(self, text: str, *, overwrite: bool) -> None:
+        """Refuse a folder that the run ``text`` may not use."""
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"{self.path} is a file. Choose a folder for the run.")
+        if not self.path.is_dir() or all(_TEMPORARY.match(entry.name) for entry in self.path.iterdir()):
+            return
+        if not self.run_file.is_file():
+            raise OutputError(
+                f"{self.path} exists and holds no run (there is no {self.run_name} in it), "
+                "so nothing in it is touched. Choose another folder."
+            )
+        if overwrite:
+            return
+        if self.run_file.read_bytes() != text.encode():
+            raise OutputError(
+                f"{self.path} holds another run: {_differences(self.run_file, text)}. "
+                "Choose another folder, or pass --overwrite to delete that run."
+            )
+        if self.finished:
+            raise OutputError(
+                f"{self.path} holds this run, finished. See {self.path / self.last}; "
+                "pass --overwrite to delete it and run again."
+            )
+
     def clear(self) -> None:
-        """Delete everything in the folder."""
+        """Delete everything in the folder: the run file last, so that a kill leaves what can be overwritten again."""
+        if self.path.is_dir():
+            for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.run_file):
+                _delete(entry)
+
+    def _sweep(self) -> None:
+        """Delete the temporary files of a killed process."""
         with writing(self.path):
-            for entry in self.path.iterdir():
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
+            for entry in list(self.path.iterdir()):
+                if _TEMPORARY.match(entry.name):
+                    _delete(entry)
 
     @property
     def run_file(self) -> Path:
@@ -106,6 +138,7 @@ class RunFolder:
         folder = RunFolder(self.path / f"seed-{seed}")
         with writing(folder.path):
             folder.path.mkdir(exist_ok=True)
+        folder._sweep()
         write_text(folder.run_file, config.with_seed(seed).to_yaml())
         return folder
 
@@ -133,6 +166,42 @@ class RunFolder:
                         "Choose another folder, or pass --overwrite to start over."
                     )
         write_json(path, environment)
+
+
+def _check_writable(path: Path) -> None:
+    """Raise what the operating system would say about a new folder at ``path``."""
+    place = path
+    while not place.exists() and place.parent != place:
+        place = place.parent
+    if not place.is_dir():
+        if place != path:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    elif not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _differences(file: Path, text: str) -> str:
+    """Which settings of a folder's run file are not those of ``text``, in words."""
+    try:
+        before, now = flat(read_yaml(file)), flat(parse_value(text))
+    except ConfigError:
+        return f"its {file.name} cannot be read"
+    changed = [
+        f"{name} was {before.get(name)}, now {now.get(name)}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    if not changed:
+        return f"its {file.name} differs in form"
+    more = f" and {len(changed) - _LISTED} more" if len(changed) > _LISTED else ""
+    return "; ".join(changed[:_LISTED]) + more
+
+
+def _delete(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 def environment(*, seeds: tuple[int, ...], data: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from expunge.benchmarks.registry import Benchmark
-from expunge.errors import ConfigError
-from expunge.evaluation.suite import Suite
+from expunge.evaluation.suite import Suite, spread
 from expunge.requests.request import Request
-from expunge.requests.rows import Row
 
 _SETS = ("forget", "retain", "neighbours", "holdout")
 _MEMORY = ("extraction_strength", "exact_memorization")
@@ -25,9 +21,7 @@ def build(request: Request, limit: int | None = None) -> Suite:
     they have no scores of generated answers. ``limit`` scores at most so many rows of each set, evenly spread
     over it.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}: at least one row of a set must be scored. Leave it out to score all.")
-    sets = {name: _spread(rows, limit) for name, rows in request.sets.items() if name in _SETS}
+    sets = {name: spread(rows, limit, option="limit") for name, rows in request.sets.items() if name in _SETS}
     reworded = tuple(
         row.with_prompt(row.paraphrased_prompt) for row in sets["forget"] if row.paraphrased_prompt is not None
     )
@@ -52,15 +46,9 @@ def build(request: Request, limit: int | None = None) -> Suite:
     compared: tuple[str, ...] = _COMPARED
     if "truth_ratio" not in metrics["forget"]:
         compared = ()
-        unavailable |= {key: _NO_WRONG for key in (*_COMPARED, "forget_truth_ratio")}
+        unavailable |= dict.fromkeys((*_COMPARED, "forget_truth_ratio"), _NO_WRONG)
     utility = "retain_probability" if "retain" in sets else None
     return Suite("request", sets, metrics, compared, utility=utility, unavailable=unavailable)
-
-
-def _spread(rows: Sequence[Row], limit: int | None) -> tuple[Row, ...]:
-    if limit is None or len(rows) <= limit:
-        return tuple(rows)
-    return tuple(rows[i * len(rows) // limit] for i in range(limit))
 
 
 BENCHMARK = Benchmark(

@@ -12,14 +12,18 @@ from expunge.cli import display, options
 
 def demo(
     overrides: options.Overrides = None,
-    world: Annotated[str, typer.Option(help="see: expunge world list")] = "authors",
+    world: Annotated[str, typer.Option(metavar="NAME", help="see: expunge world list")] = "authors",
     out: options.Out = Path("runs/demo"),
-    method: Annotated[list[str] | None, typer.Option(help="repeatable; several by default")] = None,
+    method: Annotated[list[str] | None, typer.Option(metavar="NAME", help="repeatable; several by default")] = None,
     seeds: options.Seeds = None,
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Forget two authors of an embedded model with several methods, and compare them in one report."""
+    """Forget two authors of an embedded model, with several methods.
+
+    Needs no files and no network; one report compares the methods with each other and with a model that never saw the
+    authors.
+    """
     display.set_logging(verbose)
     from expunge.commands.demo import METHODS
     from expunge.commands.demo import demo as run_demo

@@ -13,15 +13,23 @@ def evaluate(
     model: options.Model,
     out: options.Out,
     overrides: options.Overrides = None,
-    erasure: Annotated[str | None, typer.Option(help="erasure or run folder to apply to the model")] = None,
-    erased: Annotated[str | None, typer.Option(help="or: another model, said to be the erased one")] = None,
-    suite: Annotated[str, typer.Option(help="see: expunge suites")] = "request",
-    metric: Annotated[list[str] | None, typer.Option(help="only these scores; repeatable")] = None,
+    erasure: Annotated[
+        str | None, typer.Option(metavar="DIR", help="erasure or run folder to apply to the model")
+    ] = None,
+    erased: Annotated[
+        str | None, typer.Option(metavar="DIR|ID", help="or: another model, said to be the erased one")
+    ] = None,
+    suite: Annotated[str, typer.Option(metavar="NAME", help="see: expunge suites")] = "request",
+    metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only these scores; repeatable")] = None,
     retrained: options.Retrained = None,
-    forget: Annotated[str | None, typer.Option("--forget", "-f", help="forget rows, for suite request")] = None,
-    retain: Annotated[str | None, typer.Option("--retain", "-r", help="retain rows, for suite request")] = None,
-    neighbours: Annotated[str | None, typer.Option(help="neighbour rows, for suite request")] = None,
-    holdout: Annotated[str | None, typer.Option(help="holdout rows, for suite request")] = None,
+    forget: Annotated[
+        str | None, typer.Option("--forget", "-f", metavar="FILE", help="forget rows, for suite request")
+    ] = None,
+    retain: Annotated[
+        str | None, typer.Option("--retain", "-r", metavar="FILE", help="retain rows, for suite request")
+    ] = None,
+    neighbours: Annotated[str | None, typer.Option(metavar="FILE", help="neighbour rows, for suite request")] = None,
+    holdout: Annotated[str | None, typer.Option(metavar="FILE", help="holdout rows, for suite request")] = None,
     column: options.Columns = None,
     template: options.Template = "auto",
     overwrite: options.Overwrite = False,

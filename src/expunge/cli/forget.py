@@ -12,18 +12,22 @@ from expunge.cli import display, options
 
 def forget(
     model: options.Model,
-    forget: Annotated[str, typer.Option("--forget", "-f", help="rows that must go: a file, folder or datasets hub id")],
+    forget: Annotated[
+        str, typer.Option("--forget", "-f", metavar="FILE", help="rows that must go; or a folder or datasets hub id")
+    ],
     out: options.Out,
     overrides: options.Overrides = None,
-    retain: Annotated[str | None, typer.Option("--retain", "-r", help="rows that must stay")] = None,
-    neighbours: Annotated[str | None, typer.Option(help="close facts that must stay")] = None,
-    holdout: Annotated[str | None, typer.Option(help="rows that no model was trained on")] = None,
-    calibration: Annotated[str | None, typer.Option(help="retain rows no method is fitted on")] = None,
-    subject: Annotated[list[str] | None, typer.Option(help="name of who or what goes; repeatable")] = None,
-    alias: Annotated[list[str] | None, typer.Option(help="another name of it; repeatable")] = None,
-    method: Annotated[str, typer.Option(help="see: expunge methods")] = "npo",
+    retain: Annotated[str | None, typer.Option("--retain", "-r", metavar="FILE", help="rows that must stay")] = None,
+    neighbours: Annotated[str | None, typer.Option(metavar="FILE", help="close facts that must stay")] = None,
+    holdout: Annotated[str | None, typer.Option(metavar="FILE", help="rows that no model was trained on")] = None,
+    calibration: Annotated[str | None, typer.Option(metavar="FILE", help="retain rows no method is fitted on")] = None,
+    subject: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="name of who or what goes; repeatable")
+    ] = None,
+    alias: Annotated[list[str] | None, typer.Option(metavar="NAME", help="another name of it; repeatable")] = None,
+    method: Annotated[str, typer.Option(metavar="NAME", help="see: expunge methods")] = "npo",
     retrained: options.Retrained = None,
-    suite: Annotated[str, typer.Option(help="see: expunge suites")] = "request",
+    suite: Annotated[str, typer.Option(metavar="NAME", help="see: expunge suites")] = "request",
     seeds: options.Seeds = None,
     column: options.Columns = None,
     template: options.Template = "auto",
@@ -32,7 +36,11 @@ def forget(
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Make a model forget the rows of a file: fits, saves, scores and reports."""
+    """Make a model forget the rows of a file.
+
+    Fits a method, saves what it changed, scores the result beside its controls and writes a report. A run that was
+    stopped goes on when the same command is given again.
+    """
     display.set_logging(verbose)
     from expunge.commands.forget import forget as run_forget
 

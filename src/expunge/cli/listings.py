@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from expunge.cli import display, options
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 Name = Annotated[str | None, typer.Argument(help="show one with its fields, defaults and paper")]
 
@@ -23,7 +26,9 @@ def methods(name: Name = None, as_json: options.AsJson = False) -> None:
     elif name is None:
         _overview(found, "family")
     else:
-        _fields(found[0])
+        _fields(found[0], "method")
+        if found[0]["family"] == "weights":
+            _training()
 
 
 def suites(name: Name = None, as_json: options.AsJson = False) -> None:
@@ -36,13 +41,15 @@ def suites(name: Name = None, as_json: options.AsJson = False) -> None:
     elif name is None:
         _overview(found, "kind")
     else:
-        _fields(found[0])
+        _fields(found[0], "suite")
         metrics = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         metrics.add_column("metric", no_wrap=True)
         metrics.add_column("what it says")
         for metric in found[0]["metrics"]:
             metrics.add_row(metric["name"], metric.get("summary", ""))
-        Console().print(metrics)
+        console = Console()
+        console.print()
+        console.print(metrics)
 
 
 def _overview(found: list[dict[str, Any]], kind: str) -> None:
@@ -55,21 +62,53 @@ def _overview(found: list[dict[str, Any]], kind: str) -> None:
     Console().print(table)
 
 
-def _fields(entry: dict[str, Any]) -> None:
+def _fields(entry: dict[str, Any], section: str) -> None:
     console = Console()
     console.print(entry["name"], style="bold", highlight=False)
     console.print(entry["summary"], highlight=False)
     paper = entry["paper"]
-    console.print(f"Paper: {paper['title']} ({paper['reference']})" if paper["reference"] else "", highlight=False)
-    if not entry["parameters"]:
-        console.print("It has no fields of its own.")
+    if paper["reference"]:
+        console.print(f"Paper: {paper['title']} ({paper['reference']})", markup=False, highlight=False)
+    fields = [field for field in entry["parameters"] if field["name"] != "request"]  # which is not set by hand
+    _settings(fields, section, f"It has no {section} settings of its own.")
+
+
+def _training() -> None:
+    """The settings of the training loop, which all methods that change weights share."""
+    from expunge.training.settings import TrainingSettings
+
+    fields = [
+        {"name": name, "default": field.default, "required": False, "description": _meaning(field)}
+        for name, field in TrainingSettings.model_fields.items()
+    ]
+    _settings(fields, "training", "")
+
+
+def _meaning(field: FieldInfo) -> str:
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    listed = f"one of {', '.join(choices)}" if choices else ""
+    return "; ".join(text for text in (field.description, listed) if text)
+
+
+def _settings(fields: list[dict[str, Any]], section: str, none: str) -> None:
+    console = Console()
+    console.print()
+    if not fields:
+        console.print(none)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("field", no_wrap=True)
-    table.add_column("type")
-    table.add_column("default")
-    table.add_column("meaning")
-    for field in entry["parameters"]:
-        default = "required" if field["required"] else str(field["default"])
-        table.add_row(field["name"], str(field["type"]), default, field.get("description", ""))
+    table.add_column("setting", no_wrap=True)
+    table.add_column("default", max_width=20)
+    if any(field.get("description") for field in fields):
+        table.add_column("meaning")
+    for field in fields:
+        default = "required" if field["required"] else _shown(field["default"])
+        cells = [f"{section}.{field['name']}", default, field.get("description", "")]
+        table.add_row(*cells[: len(table.columns)])
     console.print(table)
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == ():
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)

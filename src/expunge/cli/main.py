@@ -1,7 +1,7 @@
 """The ``expunge`` command: verbs, error messages, exit codes.
 
-Exit codes: 0 done (whatever the verdict), 1 an unforeseen error, 2 bad input or settings, 3 a run that failed (NaN, a damaged
-erasure, ..), 130 interrupted.
+Exit codes: 0 done (whatever the verdict), 1 an unforeseen error, 2 bad input or settings, 3 a run that failed (NaN, a
+damaged erasure, ..), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import typer
 
 from expunge.cli import demo, evaluate, export, forget, listings, report, run, train, world
 from expunge.errors import ExpungeError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="expunge",
@@ -50,8 +52,16 @@ def main() -> None:
         _say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _say("interrupted; give the same command again to go on")
-        sys.exit(130)
+        _interrupted()
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:  # typer turns Ctrl-C into this, without a word
+            _interrupted()
+        raise
+
+
+def _interrupted() -> None:
+    _say("interrupted. Give the same command again to go on where it stopped.")
+    sys.exit(_INTERRUPTED)
 
 
 def _say(message: str) -> None:

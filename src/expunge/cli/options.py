@@ -12,24 +12,35 @@ from expunge.errors import ConfigError
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="settings as section.field=value, such as method.beta=0.2 training.epochs=3", show_default=False
+        metavar="KEY=VALUE",
+        help="settings, such as method.beta=0.2 training.epochs=3; expunge methods NAME lists them",
+        show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="folder for everything the run leaves behind")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="folder for everything the run leaves behind")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="delete the run that is in the folder")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines instead of tables")]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="show logs; -vv those of the libraries too")]
-Model = Annotated[str, typer.Option("--model", "-m", help="folder or hub id of the target, or world:NAME")]
+Verbose = Annotated[
+    int,
+    typer.Option("--verbose", "-v", count=True, show_default=False, help="show logs; -vv those of the libraries too"),
+]
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="DIR|ID", help="folder or hub id of the target, or world:NAME")
+]
 Retrained = Annotated[
     str | None,
-    typer.Option("--retrained", help="a model trained without the forget rows: the control of every score"),
+    typer.Option(
+        "--retrained", metavar="DIR|ID", help="a model trained without the forget rows: the control of every score"
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", help="which column plays a role, such as question=prompt_text; repeatable"),
+    typer.Option(
+        "--column", metavar="ROLE=NAME", help="which column plays a role, such as question=prompt_text; repeatable"
+    ),
 ]
-Template = Annotated[str, typer.Option("--template", help="auto, chat or plain")]
-Seeds = Annotated[str | None, typer.Option("--seeds", help="how many seeds (5), or which (0,1,7)")]
+Template = Annotated[str, typer.Option("--template", metavar="STYLE", help="auto, chat or plain")]
+Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N|LIST", help="how many seeds (5), or which (0,1,7)")]
 
 
 def parse_seeds(text: str | None) -> int | list[int] | None:

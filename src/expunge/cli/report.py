@@ -11,15 +11,15 @@ from expunge.cli import display, options
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="run folders, or folders that hold several")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="run folders, or folders that hold several")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="the page; report.html in the folder by default")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="the page; report.html in the folder by default")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="heading of the page")] = None,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="heading of the page")] = None,
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """One self-contained page over one or many runs."""
+    """Write one self-contained page over one or many runs."""
     display.set_logging(verbose)
     from expunge.reports import report as write_report
 

@@ -11,14 +11,17 @@ from expunge.cli import display, options
 
 
 def run(
-    file: Annotated[Path, typer.Argument(help="a run file, such as the run.yaml of an earlier run")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a run file, such as the run.yaml of an earlier run")],
     out: options.Out,
     overrides: options.Overrides = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """The same as forget, from a run file."""
+    """The same as forget, from a run file.
+
+    Files named in it are taken relative to the working directory; settings given after it go first.
+    """
     display.set_logging(verbose)
     from expunge.commands.forget import run as run_file
 

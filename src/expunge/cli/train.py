@@ -11,7 +11,7 @@ from expunge.cli import display, options
 
 def train(
     model: options.Model,
-    data: Annotated[list[str], typer.Option("--data", "-d", help="rows to train on; repeatable")],
+    data: Annotated[list[str], typer.Option("--data", "-d", metavar="FILE", help="rows to train on; repeatable")],
     out: options.Out,
     overrides: options.Overrides = None,
     column: options.Columns = None,
@@ -20,7 +20,11 @@ def train(
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Fine-tune a target, or (on the retain rows alone) its retrained twin."""
+    """Fine-tune a model on rows: a target, or its retrained twin.
+
+    Trained on forget and retain rows it is a target; on the retain rows alone, from the same base, it is the retrained
+    model that every score is compared with.
+    """
     display.set_logging(verbose)
     from expunge.commands.train import train as run_train
 

@@ -28,8 +28,8 @@ def demo(
 ) -> Path:
     """Run ``methods`` with the world's presets against its target and retrained twin; returns the demo's folder.
 
-    One run folder a method, the models' own answers to the suite computed once for all of them. An earlier demo at ``out``
-    is overwritten; a folder that no demo wrote is not.
+    One run folder a method, the models' own answers to the suite computed once for all of them. An earlier demo at
+    ``out`` is overwritten; a folder that no demo wrote is not.
     """
     from expunge.parts import Parts
     from expunge.pipeline import run_pipeline
@@ -47,7 +47,9 @@ def demo(
     return folder
 
 
-def preset(world: str, method: str, *, seeds: int | Iterable[int] | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+def preset(
+    world: str, method: str, *, seeds: int | Iterable[int] | None = None, overrides: Iterable[str] = ()
+) -> RunConfig:
     """The run of ``method`` on a world with the settings tuned for that world; overrides on top."""
     from expunge.worlds.interface import get_world
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,10 @@ def evaluate(
 ) -> Scores:
     """Score a model on a suite.
 
-    With paths, ``model`` is the target as it was before; ``erasure`` (a folder) or ``erased`` (another model) is what is
-    judged beside it, ``retrained`` the control; ``suite`` is a name and ``request`` names the user's row files. ``out``
-    receives the run folder's files. With loaded models, ``model`` is what is judged, ``target`` the model before, and
-    ``suite`` may be a built :class:`~expunge.evaluation.suite.Suite`; nothing is written without ``out``.
+    With paths, ``model`` is the target as it was before; ``erasure`` (a folder) or ``erased`` (another model) is what
+    is judged beside it, ``retrained`` the control; ``suite`` is a name and ``request`` names the user's row files.
+    ``out`` receives the run folder's files. With loaded models, ``model`` is what is judged, ``target`` the model
+    before, and ``suite`` may be a built :class:`~expunge.evaluation.suite.Suite`; nothing is written without ``out``.
 
     Raises:
         ControlError: a metric of ``metrics`` lacks its control; the message says what to pass.
@@ -74,10 +74,14 @@ def evaluate(
     record: dict[str, Any] = {k: None if v is None else v.model_dump(mode="json") for k, v in specs.items()}
     record |= {"erasure": erasure and str(erasure), "erased": erased and str(erased)}
     record["metrics"] = None if chosen is None else list(chosen)
-    folder = None
+    text = to_yaml(record)
     if out is not None:
-        folder = RunFolder.open(out, to_yaml(record), overwrite=overwrite)
-    return _from_paths(specs, erasure, erased, chosen, folder, progress)
+        RunFolder.check(out, text, overwrite=overwrite)
+
+    def opened() -> RunFolder | None:
+        return None if out is None else RunFolder.open(out, text, overwrite=overwrite)
+
+    return _from_paths(specs, erasure, erased, chosen, opened, progress)
 
 
 def _from_paths(
@@ -85,9 +89,10 @@ def _from_paths(
     erasure: str | Path | None,
     erased: str | Path | None,
     metrics: tuple[str, ...] | None,
-    folder: RunFolder | None,
+    opened: Callable[[], RunFolder | None],
     progress: Progress,
 ) -> Scores:
+    """``opened`` gives the folder to write to; it is called once everything has been loaded."""
     from expunge.evaluation.score import score, write_scores
     from expunge.evaluation.suite import select
     from expunge.methods.interface import Erasure
@@ -118,6 +123,10 @@ def _from_paths(
         template=spec.template,
         progress=progress,
     )
+    if loaded is not None:
+        with loaded.applied(parts.target):
+            pass  # an erasure of another model is refused before anything is written
+    folder = opened()
     if folder is not None:
         data = {} if request is None else request.digest()
         folder.record(environment(seeds=(), data=data, target=parts.target_fingerprint))
@@ -128,7 +137,7 @@ def _from_paths(
         effect = "removal" if loaded.kind == "weights" else "suppression"
     elif erased is not None:
         other = ModelSpec(path=str(erased))  # type: ignore[call-arg]
-        same_tokenizer(tokenizer, other)
+        same_tokenizer(tokenizer, other, role="erased")
         outputs = parts.outputs(load_model(other, role="erased"), "erased")
         effect = "removal"
     if outputs is not None:

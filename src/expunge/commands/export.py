@@ -33,9 +33,9 @@ def export(
 ) -> Path:
     """Write the erased model of a run folder as a checkpoint of its own; returns its folder.
 
-    ``folder`` is a run folder (its run.yaml names the model) or an erasure's folder together with ``model``. The written
-    checkpoint is loaded again and must give the same logits: bit for bit, or within 1e-5 in float32 where a LoRA adapter
-    was merged into the weights.
+    ``folder`` is a run folder (its run.yaml names the model) or an erasure's folder together with ``model``. The
+    written checkpoint is loaded again and must give the same logits: bit for bit, or within 1e-5 in float32 where a
+    LoRA adapter was merged into the weights.
 
     Raises:
         ErasureError: an erasure that is no weight change (hooks and guards cannot be written into a checkpoint), or a
@@ -48,8 +48,8 @@ def export(
     erasure = Erasure.load(source)
     if erasure.kind != "weights":
         raise ErasureError(
-            f"{source} holds an erasure of kind '{erasure.kind}', which acts while the model runs and cannot be written "
-            "into a checkpoint. Apply it in Python with erasure.applied(model)."
+            f"{source} holds an erasure of kind '{erasure.kind}', which acts while the model runs and cannot be "
+            "written into a checkpoint. Apply it in Python with erasure.applied(model)."
         )
     to = Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())) and not overwrite:
@@ -131,7 +131,8 @@ def _logits(model: PreTrainedModel, probe: torch.Tensor) -> torch.Tensor:
     import torch
 
     with torch.no_grad():
-        return model(probe.to(model.device), use_cache=False).logits.float()
+        logits: torch.Tensor = model(probe.to(model.device), use_cache=False).logits.float()
+    return logits
 
 
 @contextmanager

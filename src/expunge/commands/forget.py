@@ -64,9 +64,10 @@ def forget(
     }
     if retrained is not None:
         values["retrained"] = {"path": retrained}
+    config = make_config(values, overrides)
     from expunge.pipeline import run_pipeline
 
-    return run_pipeline(make_config(values, overrides), out, overwrite=overwrite, progress=progress)
+    return run_pipeline(config, out, overwrite=overwrite, progress=progress)
 
 
 def run(

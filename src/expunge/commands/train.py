@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,7 +32,8 @@ def train(
     """Fine-tune ``model`` on the rows of one or several files; ``out`` becomes a folder that ``from_pretrained`` loads.
 
     Trained on forget and retain rows this makes a target, on the retain rows alone its retrained twin. An epoch is one
-    pass over the rows, ``training.retain_batch`` rows a forward. A killed run resumes when the same command is given again.
+    pass over the rows, ``training.retain_batch`` rows a forward. A killed run resumes when the same command is given
+    again.
     """
     files = [data] if isinstance(data, str) else list(data)
     if template not in ("auto", "chat", "plain"):
@@ -77,7 +77,7 @@ def train(
     with writing(folder.path):
         # config.json last: its presence says that the model is whole
         for file in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(file, folder.path / file.name)
+            file.replace(folder.path / file.name)
         shutil.rmtree(staged)
     folder.drop_checkpoints()
     return folder.path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -15,6 +15,8 @@ from expunge.training.settings import TrainingSettings
 Section = TypeVar("Section", bound=BaseModel)
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
+_SUITE = "request"
+_MAIN_FIELDS = {"model": "path", "retrained": "path", "request": "forget", "method": "name", "suite": "name"}
 
 
 class ModelSpec(BaseModel):
@@ -76,10 +78,10 @@ class RunConfig(BaseModel):
     request: RequestSpec
     method: NamedSpec
     training: TrainingSettings = TrainingSettings()  # type: ignore[call-arg]
-    suite: NamedSpec = NamedSpec(name="request")
+    suite: NamedSpec = NamedSpec(name=_SUITE)
     audits: tuple[str, ...] = ()
     retrained: ModelSpec | None = None
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -87,11 +89,11 @@ class RunConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        for section, main in (("model", "path"), ("retrained", "path"), ("method", "name"), ("suite", "name")):
+        for section, main in _MAIN_FIELDS.items():
             if isinstance(values.get(section), str):
                 values[section] = {main: values[section]}
-        if isinstance(values.get("request"), str):
-            values["request"] = {"forget": values["request"]}
+        if isinstance(values.get("suite"), dict):
+            values["suite"] = {"name": _SUITE, **values["suite"]}
         seeds = values.get("seeds")
         training = values.get("training")
         if seeds is None:
@@ -132,9 +134,8 @@ class RunConfig(BaseModel):
 
 def make_config(values: dict[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
     """Check ``values`` with ``overrides`` on top; every problem, the method's fields included, in one error."""
-    for section in ("model", "retrained", "method", "suite"):
+    for section, main in _MAIN_FIELDS.items():
         if isinstance(values.get(section), str):
-            main = "path" if section in ("model", "retrained") else "name"
             values = {**values, section: {main: values[section]}}
     values = merged(values, parse_overrides(overrides))
     problems: list[str] = []
@@ -151,14 +152,29 @@ def make_config(values: dict[str, Any], overrides: Iterable[str] = ()) -> RunCon
             make_method(method["name"], {k: v for k, v in method.items() if k != "name"})
         except ConfigError as error:
             problems.append(str(error))
+    suite = values.get("suite")
+    if isinstance(suite, dict) and isinstance(suite.get("name"), str):
+        from expunge.benchmarks.registry import get_benchmark
+
+        try:
+            get_benchmark(suite["name"])
+        except ConfigError as error:
+            problems.append(str(error))
     if problems or config is None:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(_listed(problems))
     return config
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """A run file with overrides on top; files named in it are taken relative to the working directory."""
     return make_config(read_yaml(Path(path)), overrides)
+
+
+def _listed(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    lines = [line for problem in problems for line in problem.splitlines()]
+    return f"{len(lines)} settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _in_words(problem: Any) -> str:
@@ -190,4 +206,4 @@ def make_section(kind: type[Section], values: Any, name: str) -> Section:
         return kind.model_validate(values)
     except ValidationError as error:
         lines = [_in_words({**problem, "loc": (name, *problem["loc"])}) for problem in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError(_listed(lines)) from error

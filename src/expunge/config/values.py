@@ -21,16 +21,20 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf)$|^\.(?:nan|NaN)$"
-    ),
-    list("-+0123456789."),
+_FLOAT = re.compile(
+    r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf)$|^\.(?:nan|NaN)$"
 )
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML that PyYAML and :class:`_Loader` read alike: a string that is a number to either of them is quoted."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def parse_value(text: str) -> Any:
@@ -60,7 +64,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             place = nested
         place[parts[-1]] = parse_value(text)
     if problems:
-        raise ConfigError("overrides that cannot be read:\n" + "\n".join(problems))
+        raise ConfigError("settings that cannot be read:\n" + "\n".join(problems))
     return values
 
 
@@ -70,6 +74,17 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(result.get(key), dict):
             result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested sections as one level of dotted names: ``{"method.beta": 0.2}``."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            result |= {f"{key}.{name}": inner for name, inner in flat(value).items()}
         else:
             result[key] = value
     return result
@@ -92,4 +107,4 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def to_yaml(values: dict[str, Any]) -> str:
     """The same values as text that :func:`read_yaml` reads back."""
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120))
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))

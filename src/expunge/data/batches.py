@@ -35,9 +35,10 @@ class Batch:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """An id to fill padding with. Any id will do, since masks and not ids say what is padding; a tokenizer without a
-    pad token is left as it is."""
-    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+    """An id to fill padding with. Any id that the model knows will do, since masks and not ids say what is padding; a
+    tokenizer without a pad token is left as it is. The end token comes first: a pad token is sometimes one that was
+    added to the tokenizer and not to the model."""
+    for candidate in (tokenizer.eos_token_id, tokenizer.pad_token_id):
         if candidate is not None:
             return int(candidate)
     return 0

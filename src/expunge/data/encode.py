@@ -51,10 +51,18 @@ def encode_all(
     """
     if not rows:
         return []
-    rendered = [template.render(row) for row in rows]
+    readable: list[Row] = []
+    rendered: list[Rendered] = []
     examples: list[Example] = []
     problems: list[str] = []
-    for row, text, (ids, start) in zip(rows, rendered, _tokenize(tokenizer, rendered), strict=True):
+    advice = ""
+    for row in rows:
+        try:
+            rendered.append(template.render(row))
+            readable.append(row)
+        except EncodingError as error:
+            problems.append(str(error))
+    for row, text, (ids, start) in zip(readable, rendered, _tokenize(tokenizer, rendered), strict=True):
         has_end = bool(text.end)
         if not text.end and tokenizer.eos_token_id is not None:
             ids, has_end = [*ids, tokenizer.eos_token_id], True
@@ -63,6 +71,7 @@ def encode_all(
         if len(ids) <= start:
             problems.append(f"{where}: the answer {row.answer[:40]!r} has no tokens to predict")
         elif start >= max_length:
+            advice = "; raise training.max_length or shorten them"
             problems.append(
                 f"{where}: the prompt takes {start} tokens, so max_length {max_length} cuts all of the answer; "
                 f"{start + 1} is needed to keep one token, {len(ids)} to keep all"
@@ -71,10 +80,7 @@ def encode_all(
     if problems:
         listed = "\n  ".join(problems[:_LISTED])
         more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise EncodingError(
-            f"{len(problems)} of {len(rows)} rows cannot be encoded; raise training.max_length or shorten them:"
-            f"\n  {listed}{more}"
-        )
+        raise EncodingError(f"{len(problems)} of {len(rows)} rows cannot be encoded{advice}:\n  {listed}{more}")
     return examples
 
 

@@ -64,8 +64,10 @@ class Template:
             return Rendered("".join(turns) + f"Question: {row.prompt}\nAnswer:", f" {row.answer}", "", True)
         messages = [{"role": role, "content": text} for role, text in row.history]
         messages.append({"role": "user", "content": row.prompt})
-        bridge, end = self._chat_ends
-        return Rendered(self._apply(messages, row) + bridge, row.answer.strip(), end, False)
+        dropped, bridge, end = self._chat_ends
+        opened = self._apply(messages, row).removesuffix(dropped) + bridge
+        prompt = opened.rstrip(" ")
+        return Rendered(prompt, opened[len(prompt) :] + row.answer.strip(), end, False)
 
     def prompt_text(self, row: Row) -> str:
         """What the model is given before it answers."""
@@ -88,11 +90,12 @@ class Template:
             ) from error
 
     @cached_property
-    def _chat_ends(self) -> tuple[str, str]:
-        """What the template writes between the generation prompt and an answer, and what closes the answer.
+    def _chat_ends(self) -> tuple[str, str, str]:
+        """What to take off the generation prompt, what to put before an answer instead, and what closes the answer.
 
-        Templates of reasoning models put an empty thinking block before a finished answer; it counts as prompt, so
-        that training, scoring and generation all see the answer where a finished turn has it.
+        Templates of reasoning models open a thinking block in the generation prompt, or put an empty one before a
+        finished answer. The prompt is what stands before a finished answer, so that training, scoring and generation
+        all see the answer in the same place.
         """
         user = [{"role": "user", "content": "question"}]
         opened = self._apply(user)
@@ -103,11 +106,16 @@ class Template:
                 "the tokenizer's chat template leaves out the assistant's text, so there is no answer to score. "
                 "Use template 'plain' or a template that renders assistant turns."
             )
-        bridge = full[len(opened) : at] if full[:at].startswith(opened) else ""
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(opened, full[:at], strict=False)) if a != b), min(len(opened), at)
+        )
+        dropped, bridge = opened[shared:], full[shared:at]
+        if "question" in dropped:  # the two differ before the answer's turn: only the generation prompt is sure
+            dropped = bridge = ""
         tail = full[at + len(_PROBE) :]
         known = {*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()}
         found = [(tail.find(token), -len(token), token) for token in known if token and token in tail]
         if not found:
-            return bridge, str(self.tokenizer.eos_token or "")
+            return dropped, bridge, str(self.tokenizer.eos_token or "")
         at, _, token = min(found)
-        return bridge, tail[:at] + token
+        return dropped, bridge, tail[:at] + token

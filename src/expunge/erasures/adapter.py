@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -65,6 +65,11 @@ class Adapter(Erasure):
         """The PEFT model around ``model``, for merging; lifted on exit like ``applied``."""
         from peft import set_peft_model_state_dict
 
+        if carries_adapter(model):
+            raise ErasureError(
+                "the model already carries an adapter, and two would be mixed up. Leave the context that applied the "
+                "first one, or export it merged and fit the second one on that."
+            )
         check_target(self.manifest, fingerprint_like(model, self.manifest, self.tokenizer))
         self._check_values(model)
         with with_lora(model, lora_config(self.config)) as adapted:
@@ -77,10 +82,32 @@ class Adapter(Erasure):
             yield adapted
 
     def _check_values(self, model: PreTrainedModel) -> None:
-        target = self.manifest.target
-        same = target.basis == "memory" and str(model.dtype).removeprefix("torch.") == target.dtype
-        if same and memory_digest(model.state_dict()) != target.weights:
-            raise ErasureError("this adapter was made for other weights. Apply it to the model it was made for.")
+        modules: list[str] = self.config["target_modules"]
+        names = {name for name, _ in model.named_modules()}
+        missing = [name for name in modules if name not in names]
+        if missing:
+            raise ErasureError(f"this adapter does not fit the model: it has no {', '.join(missing[:5])}.")
+        found = fingerprint_like(model, self.manifest)
+        same = (found.dtype, found.quantization) == (self.manifest.target.dtype, self.manifest.target.quantization)
+        if same and base_digest(model, modules) != self.manifest.details["base_sha256"]:
+            raise ErasureError(
+                "this adapter was made for other weights: the values of the layers it sits on differ (another model of "
+                "the same shape, or one that was changed after loading). Apply it to the model it was made for, "
+                "freshly loaded."
+            )
+
+
+def base_digest(model: PreTrainedModel, modules: Sequence[str]) -> str:
+    """Digest of the weights that an adapter on ``modules`` adds to, in the precision they are held in."""
+    weights: dict[str, Any] = {name: model.get_submodule(name).weight for name in modules}
+    return memory_digest(weights)
+
+
+def carries_adapter(model: PreTrainedModel) -> bool:
+    """Whether a PEFT adapter sits in ``model``, ours or anyone's."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,8 @@ class Manifest(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         values = self.model_dump(mode="json")
-        return {"schema": values.pop("schema_"), **values}
+        values = {"schema": values.pop("schema_"), **values}
+        return {**values, "sha256": _content_digest(values)}
 
 
 def save_erasure(folder: str | Path, manifest: Manifest, write_files: Any) -> Manifest:
@@ -93,6 +95,10 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise ErasureError(
                 f"{file} has schema {schema!r}, this version of expunge reads schema 1. Use the version that wrote it."
             )
+        if values.pop("sha256", None) != _content_digest({"schema": schema, **values}):
+            raise ErasureError(
+                f"{file} is not what was saved: its content and its own sha256 differ. Copy it again or run again."
+            )
         manifest = Manifest.model_validate(values)
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, AttributeError) as error:
         raise ErasureError(f"{file} is damaged: {error}. Make the erasure again.") from error
@@ -110,6 +116,10 @@ def read_manifest(folder: str | Path) -> Manifest:
             f"the erasure in {path} is damaged: {'; '.join(problems)}. It is refused; copy it again or run again."
         )
     return manifest
+
+
+def _content_digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def load_erasure(folder: str | Path) -> Erasure:

@@ -95,7 +95,7 @@ def changed_tensors(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors of ``after`` that are not bit for bit those of ``before``, and figures for the manifest.
 
-    ``after`` is rounded to the precision of ``before``; ``kept_update`` is the share of the update's norm that survives.
+    ``after`` is rounded to the precision of ``before``; ``rounding_norm`` is the norm of what that loses of the update.
     """
     tensors: dict[str, torch.Tensor] = {}
     exact = lost = 0.0

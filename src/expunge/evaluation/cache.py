@@ -18,12 +18,12 @@ class RoomyLayer(DynamicLayer):
     """One layer's keys and values [B, heads, T, head_dim], as views of buffers with room for ``room`` tokens."""
 
     def __init__(self, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.room = room
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the new tokens' keys and values; returns all of them."""
         if not self.is_initialized:

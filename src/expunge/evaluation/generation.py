@@ -92,8 +92,12 @@ def greedy_answers(
 
 def position_limit(model: PreTrainedModel) -> int | None:
     """How many tokens the model takes at most, None where nothing limits it."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit and int(limit) > 0 else None
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "max_seq_len"):  # the latter in MPT
+        limit = getattr(config, name, None)
+        if limit and int(limit) > 0:
+            return int(limit)
+    return None
 
 
 def input_device(model: PreTrainedModel) -> torch.device:

@@ -22,7 +22,7 @@ Control = Literal["target", "retrained"]
 UNDEFINED = float("nan")  # per-row value of a row that a metric says nothing about
 
 
-class UndefinedScore(ControlError):
+class UndefinedScoreError(ControlError):
     """No row of a set defines the metric (no wrong answers, only empty answers, ..)."""
 
 
@@ -66,12 +66,12 @@ class SetMetric:
         return np.array([self.per_row(row) for row in outputs.rows], dtype=np.float64)
 
     def score(self, outputs: SetOutputs, values: np.ndarray | None = None) -> Score:
-        """The set's score over the rows that define it; raises :class:`UndefinedScore` where none does."""
+        """The set's score over the rows that define it; raises :class:`UndefinedScoreError` where none does."""
         values = self.values(outputs) if values is None else values
         defined = ~np.isnan(values)
         count = int(defined.sum())
         if count == 0:
-            raise UndefinedScore(f"{outputs.name}_{self.label} has no value: {self.undefined}.")
+            raise UndefinedScoreError(f"{outputs.name}_{self.label} has no value: {self.undefined}.")
         if self.parts is None or self.combine is None:
             folded = self.fold(values[defined])
             return Score(float(folded.mean()), mean_stderr(folded), count, self.version)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from expunge.errors import ConfigError
-from expunge.evaluation.metric import Control, ModelValues, UndefinedScore
+from expunge.evaluation.metric import Control, ModelValues, UndefinedScoreError
 from expunge.evaluation.metrics.answer_perplexity import perplexity
 from expunge.evaluation.suite import Selection, Suite, select
 from expunge.evaluation.types import ModelOutputs, Score
@@ -137,9 +137,9 @@ def _scores(
                 scores[key] = chosen.score(outputs.sets[name], values.raw[key])
             else:
                 scores[key] = suite_metrics[key].compute(values, retrained)
-        except UndefinedScore as error:
+        except UndefinedScoreError as error:
             if selection.named:
-                raise UndefinedScore(f"{model}: {error}") from error
+                raise UndefinedScoreError(f"{model}: {error}") from error
             left_out[key] = f"{model}: {error}" if key not in left_out else f"{left_out[key]} {model}: {error}"
     return scores
 

@@ -80,6 +80,17 @@ class Suite:
         }
 
 
+def spread(rows: Sequence[Row], limit: int | None, *, option: str) -> tuple[Row, ...]:
+    """At most ``limit`` of ``rows``, evenly spread over them in their order; all of them where it is None. ``option`` is
+    the setting's name, for the error on a limit below 1."""
+    if limit is None:
+        return tuple(rows)
+    if limit < 1:
+        raise ConfigError(f"{option} is {limit}: at least one row of a set must be scored. Leave it out to score all.")
+    count = min(limit, len(rows))
+    return tuple(rows[i * len(rows) // count] for i in range(count))
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which scores of a suite are reported, which are worked out for them (``computed``, set scores only),

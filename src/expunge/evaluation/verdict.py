@@ -31,11 +31,10 @@ REPETITIVE_BELOW = 0.5
 """Gibberish: distinct 4-grams in greedy answers below this share of the target's."""
 
 PERPLEXITY_FACTOR = 10.0
-"""Gibberish: perplexity of greedy answers under the target more than this many times what honest answers
-have. On retain questions those are the target's own answers. On forget questions the target gives what it
-memorised at a perplexity near 1, and any other answer, however fluent, is far above: there the retrained
-model's own answers and the given wrong answers, under the target, say what honest text costs, and the largest
-of all counts. With neither, the perplexity of forget answers is not judged."""
+"""Gibberish: perplexity of greedy answers under the target more than this many times what honest answers have, which
+is the target's own or, where larger, the retrained model's. On forget questions the target gives what it memorised at
+a perplexity near 1, and any other answer, however fluent, is hundreds of times that: there the given wrong answers
+stand in where there is no retrained model, and without either the perplexity of forget answers is not judged."""
 
 SIGNIFICANCE = 0.05
 """A KS p-value below this tells the erased model from the retrained one."""
@@ -171,7 +170,7 @@ def perplexing(evidence: Evidence, name: str) -> _Finding:
     bases = {"the target's own": target}
     if f"{key}_retrained" in evidence:
         bases["the retrained model's"] = evidence[f"{key}_retrained"]
-    if name == "forget" and "forget_wrong_perplexity_target" in evidence:
+    elif name == "forget" and "forget_wrong_perplexity_target" in evidence:
         bases["the given wrong answers'"] = evidence["forget_wrong_perplexity_target"]
     if name == "forget" and len(bases) == 1:
         return _Finding(
@@ -229,7 +228,7 @@ def _resolution(evidence: Evidence) -> str:
     if not own or not other:
         return ""
     smallest = KS_CRITICAL * math.sqrt((own + other) / (own * other))
-    return f"With so many rows only differences of D above about {min(smallest, 1.0):.2f} would have shown."
+    return f"With this many rows only differences of D above about {min(smallest, 1.0):.2f} would have shown."
 
 
 def _no_claim(evidence: Evidence) -> tuple[str, str]:
@@ -237,8 +236,8 @@ def _no_claim(evidence: Evidence) -> tuple[str, str]:
     for name in JUDGED_SETS:
         before, after = (evidence.get(f"{name}_probability_{model}") for model in ("target", "erased"))
         if before is not None and after is not None:
-            changes.append(f"of the {name} answers from {_number(before)} to {_number(after)}")
-    moved = f" The probability went {', '.join(changes)}." if changes else ""
+            changes.append(f"of the {name} answers went from {_number(before)} to {_number(after)}")
+    moved = f" The probability {', that '.join(changes)}." if changes else ""
     if any(name.endswith("_retrained") for name in evidence):
         never = evidence.get("forget_probability_retrained")
         known = f" The retrained model gives the forget answers {_number(never)}." if never is not None else ""

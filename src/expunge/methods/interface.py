@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["weights", "activations", "inputs"]
 
-method_fields = pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+method_fields = pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 """Decorator for method classes: frozen, checked on construction, unknown fields forbidden."""
 
 

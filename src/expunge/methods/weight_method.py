@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class WeightMethod(Method):
-    """A method that is a loss. Subclasses say which sides and references they read, so that nothing else is computed."""
+    """A method that is a loss. Subclasses say which sides and references they read; nothing else is computed."""
 
     family: ClassVar[Kind] = "weights"
     uses_forget: ClassVar[bool] = True

@@ -24,6 +24,7 @@ _VOLATILE = {
     "transformers_version",
     "use_cache",
 }
+_PROBE = " The author's e\u0301tudes, unbelievably:\n\tWHERE 12345 were\u2026  sold in S\u00e3o Paulo \U0001f642?"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def fingerprint(
     config = model.config.to_diff_dict()
     if files:
         config = json.loads((files[0].parent / "config.json").read_text(encoding="utf-8"))
-        weights, basis = _files_digest(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files)), "source"
+        weights, basis = _files_digest(tuple((f.resolve(), *_version(f)) for f in files)), "source"
     else:
         weights, basis = memory_digest(model.state_dict()), "memory"
     quantization = getattr(model.config, "quantization_config", None)
@@ -77,9 +78,11 @@ def fingerprint(
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Digest of what decides a tokenizer's ids: vocabulary, special tokens, chat template."""
+    """Digest of what decides a tokenizer's ids: vocabulary, special tokens, chat template, and how it splits a probe
+    text (merges, normalisation, an added BOS)."""
     return _json_digest(
         {
+            "probe": list(tokenizer(_PROBE, verbose=False)["input_ids"]),
             "vocabulary": sorted(tokenizer.get_vocab().items()),
             "special": {k: str(v) for k, v in sorted(tokenizer.special_tokens_map.items())},
             "chat_template": str(getattr(tokenizer, "chat_template", None) or ""),
@@ -88,13 +91,13 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def memory_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Digest of tensors by name, shape and raw bytes, in the precision they are held in."""
+    """Digest of tensors by name, shape, precision and raw bytes."""
     import torch
 
     def raw(tensor: torch.Tensor) -> Any:
         return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
-    return _digest((name, str(tuple(t.shape)), raw(t)) for name, t in sorted(tensors.items()))
+    return _digest((name, f"{t.dtype}{tuple(t.shape)}", raw(t)) for name, t in sorted(tensors.items()))
 
 
 def source_files(source: str) -> list[Path]:
@@ -123,10 +126,16 @@ def _cached_folder(source: str) -> Path | None:
     return Path(found).parent if found else None
 
 
+def _version(file: Path) -> tuple[int, ...]:
+    """What changes when a file does; the change time too, since a modification time can be set back."""
+    facts = file.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
 @lru_cache(maxsize=64)
-def _files_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Digest of weight files; the sizes and times are there so that a changed file is read again."""
-    return _digest(_file_tensors([path for path, _, _ in files]))
+def _files_digest(files: tuple[tuple[Any, ...], ...]) -> str:
+    """Digest of weight files; the rest of each entry is there so that a changed file is read again."""
+    return _digest(_file_tensors([path for path, *_ in files]))
 
 
 def _file_tensors(files: Iterable[Path]) -> Iterable[tuple[str, str, Any]]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.config.run_file import ModelSpec
 from expunge.errors import ModelError
+from expunge.models.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_BLANK = 64  # a tokenizer with fewer tokens may have lost its vocabulary
 
 
+@quiet()
 def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrainedModel:
     """A causal language model in evaluation mode, on its device, in its precision.
 
     ``role`` is ``target`` or ``retrained``; it decides which of a world's two models ``world:NAME`` means and names the
-    model in errors. Weights come from safetensors (or a pickle loaded ``weights_only``); code from the model's repository
-    runs only with ``trust_remote_code``.
+    model in errors. Weights come from safetensors (or a pickle loaded ``weights_only``) and must be all that the
+    architecture has; code from the model's repository runs only with ``trust_remote_code``.
     """
+    from pickle import UnpicklingError
+
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     spec = _spec(spec)
@@ -30,19 +37,45 @@ def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrai
     device = _device(spec.device)
     dtype = spec.dtype
     if dtype == "auto":
-        dtype = "float32" if device == "cpu" and spec.device_map is None else "bfloat16"
+        on_cpu = device == "cpu" if spec.device_map is None else not torch.cuda.is_available()
+        dtype = "float32" if on_cpu or spec.device_map == "cpu" else "bfloat16"
     kwargs: dict[str, Any] = {"dtype": getattr(torch, dtype), "trust_remote_code": spec.trust_remote_code}
     if spec.device_map is not None:
         kwargs["device_map"] = spec.device_map
     if spec.attention is not None:
         kwargs["attn_implementation"] = spec.attention
+    kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # judged below, by name
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, **kwargs)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise ModelError(f"the {role} model {spec.path!r} cannot be loaded: {_first(error)}") from error
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    except SafetensorError as error:
+        raise ModelError(
+            f"the weights of the {role} model {spec.path!r} are damaged: {_first(error)}. "
+            "A safetensors file there is cut off or is something else; save or download it again."
+        ) from error
+    except UnpicklingError as error:
+        raise ModelError(
+            f"the weights of the {role} model {spec.path!r} are a pickle that holds more than tensors, and it was not "
+            "run. Save the model as safetensors (save_pretrained) where you trust it."
+        ) from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"the {role} model {spec.path!r} cannot be loaded{_no_folder(source)}: {_first(error)}"
+        ) from error
+    model: PreTrainedModel = loaded[0]
+    report: dict[str, Any] = loaded[1]
+    # Transformers fills in random values for these and only logs it.
+    random = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    random += [f"{name} is {tuple(got)}, not {tuple(wanted)}" for name, got, wanted in report["mismatched_keys"]]
+    if random:
+        more = f"; and {len(random) - 5} more" if len(random) > 5 else ""
+        raise ModelError(
+            f"the weights of the {role} model {spec.path!r} are not those of a whole {type(model).__name__} as its "
+            f"config.json describes it: {'; '.join(random[:5])}{more}. Pass a folder written by save_pretrained."
+        )
     if spec.device_map is None:
         model = model.to(device)  # type: ignore[arg-type]
-    return model.eval()
+    model.eval()
+    return model
 
 
 def load_tokenizer(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrainedTokenizerBase:
@@ -56,11 +89,22 @@ def load_tokenizer(spec: ModelSpec | str | Path, *, role: str = "target") -> Pre
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, trust_remote_code=spec.trust_remote_code
         )
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"the {role} model {spec.path!r} has no tokenizer that can be loaded: {_first(error)} "
+            f"the {role} model {spec.path!r} has no tokenizer that can be loaded{_no_folder(source)}: {_first(error)} "
             "Save it into the same folder with tokenizer.save_pretrained(folder)."
         ) from error
+    size = _vocabulary(source)
+    if size is not None and tokenizer.vocab_size > size:
+        raise ModelError(
+            f"the tokenizer of the {role} model {spec.path!r} has {tokenizer.vocab_size} tokens and the model knows "
+            f"{size}: they belong to different models. Save the model's own tokenizer into the folder."
+        )
+    if _is_blank(tokenizer):
+        raise ModelError(
+            f"the {role} model {spec.path!r} has no tokenizer: its files hold no vocabulary. "
+            "Save it into the same folder with tokenizer.save_pretrained(folder)."
+        )
     return tokenizer
 
 
@@ -76,6 +120,8 @@ def resolve(path: str, *, role: str) -> str:
 
 def check_folder(source: str, *, role: str = "target") -> None:
     """Name what is missing from a model folder, before transformers does so at length. A hub id passes."""
+    if not source:
+        raise ModelError(f"the {role} model's path is empty. Pass a folder or a hub id (owner/name).")
     folder = Path(source)
     if folder.is_file():
         raise ModelError(f"the {role} model {source!r} is a file. Pass the folder that holds config.json.")
@@ -95,6 +141,25 @@ def check_folder(source: str, *, role: str = "target") -> None:
         )
 
 
+def _is_blank(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Without files some tokenizer classes give an instance that knows its special tokens alone, and no error."""
+    if len(tokenizer) > _BLANK:
+        return False
+    return set(tokenizer("a 1", add_special_tokens=False)["input_ids"]) <= set(tokenizer.all_special_ids)
+
+
+def _vocabulary(source: str) -> int | None:
+    """The number of tokens that a folder's configuration names, if it does."""
+    path = Path(source) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    return size if isinstance(size, int) else None
+
+
+def _no_folder(source: str) -> str:
+    return "" if Path(source).is_dir() else " (there is no such folder, so it was taken for a hub id)"
+
+
 def _may_be_hub_id(source: str) -> bool:
     owner, _, name = source.rpartition("/")
     return (
@@ -112,7 +177,10 @@ def _device(name: str) -> str:
     if name != "auto":
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise ModelError(f"model.device={name}: this machine has no CUDA GPU that torch can see. Use cpu or auto.")
-        return name
+        try:
+            return str(torch.device(name))
+        except RuntimeError as error:
+            raise ModelError(f"model.device={name!r} is no device of torch. Use cpu, cuda, cuda:1 or auto.") from error
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

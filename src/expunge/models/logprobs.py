@@ -64,7 +64,7 @@ def head_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
             f"{type(model).__name__} has no output embeddings, so answers cannot be scored. "
             "expunge works on causal language models (AutoModelForCausalLM)."
         )
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][positions], *args[1:]))
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][positions.to(args[0].device)], *args[1:]))
     try:
         yield
     finally:

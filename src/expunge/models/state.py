@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-_ATTRIBUTES = ("forward", "_original_forward", "gradient_checkpointing", "_gradient_checkpointing_func")
+_ATTRIBUTES = (
+    "forward",
+    "_original_forward",
+    "gradient_checkpointing",
+    "_gradient_checkpointing_func",
+    "_is_accelerate_prepared",  # accelerate would not wrap a model a second time, for mixed precision or DDP
+    "_require_grads_hook",
+    "_require_grads_hooks",
+)
+_INPUT_HOOK = "make_inputs_require_grads"  # what transformers calls the hook that gradient checkpointing leaves behind
 
 
 @contextmanager
@@ -27,7 +36,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Whatever is done inside to the model's structure is undone: submodules replaced by adapters, ``requires_grad``,
-    training modes, wrapped forwards. Parameter values and hooks are not touched."""
+    gradients, training modes, wrapped forwards, the hook of gradient checkpointing. Parameter values and other hooks
+    are not touched."""
     modules = [
         (
             module,
@@ -38,7 +48,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
     ]
     root_keys = set(model.__dict__)
-    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    grads = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    for parameter, _, _ in grads:
+        parameter.grad = None
+    hooks = {id(module): set(module._forward_hooks) for module in model.modules()}
     use_cache = getattr(getattr(model, "config", None), "use_cache", None)
     try:
         yield
@@ -46,6 +59,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for module, children, training, attributes in modules:
             module._modules.clear()
             module._modules.update(children)
+            for number, hook in list(module._forward_hooks.items()):
+                if number not in hooks[id(module)] and getattr(hook, "__name__", "") == _INPUT_HOOK:
+                    del module._forward_hooks[number]
             module.training = training
             for key in _ATTRIBUTES:
                 if key in attributes:
@@ -55,8 +71,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for key in set(model.__dict__) - root_keys:
             if key.startswith(("peft", "_hf_peft", "hf_device_map", "is_parallelizable", "model_parallel")):
                 del model.__dict__[key]
-        for parameter, grad in grads:
-            parameter.requires_grad_(grad)
-            parameter.grad = None
+        for parameter, requires_grad, grad in grads:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
         if use_cache is not None:
             model.config.use_cache = use_cache  # type: ignore[union-attr]

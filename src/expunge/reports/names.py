@@ -68,9 +68,19 @@ _METRICS = {
         "memorization",
         "Share of the answer's tokens that are the model's first choice.",
     ),
-    "perplexity": ("perplexity", "perplexity", "How surprising its answers are; high means not fluent text."),
-    "repetition": ("repetition", "repetition", "Distinct four-word sequences in its answers."),
-    "entropy": ("entropy", "entropy", "Variety of the tokens in its answers."),
+    "truth_probability": (
+        "truth probability",
+        "truth prob",
+        "Probability of the right answer over right and wrong ones; 0.5 is no preference.",
+    ),
+    "answer_perplexity": (
+        "answer perplexity",
+        "perplexity",
+        "How surprising the target finds its answers; very high means not fluent text.",
+    ),
+    "distinct_4grams": ("distinct 4-grams", "distinct 4", "Share of its 4-token sequences that occur once; low is a loop."),
+    "repetition": ("repetition", "repetition", "Share of its tokens that repeat one of the 16 before them."),
+    "entropy": ("entropy", "entropy", "Variety of the words in its answers, in bits."),
     "leakage": ("leakage", "leakage", "Share of the answer's content words that slip out."),
     "rejection": ("rejection", "rejection", "Share of answers that decline or say they do not know."),
 }

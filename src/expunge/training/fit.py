@@ -17,7 +17,7 @@ from expunge.data.batches import collate, length_batches, pad_id
 from expunge.data.documents import split_documents
 from expunge.data.encode import Example, encode_all
 from expunge.data.template import Template
-from expunge.erasures.adapter import Adapter, lora_config, with_lora
+from expunge.erasures.adapter import Adapter, base_digest, carries_adapter, lora_config, with_lora
 from expunge.erasures.manifest import Manifest
 from expunge.erasures.weight_change import WeightChange, changed_tensors
 from expunge.errors import ModelError, RequestError
@@ -29,7 +29,7 @@ from expunge.training.parameters import float32_copies, lora_values, select_para
 from expunge.training.reference import sequence_logprobs
 from expunge.training.run import History, Run
 from expunge.training.schedule import Micro, Schedule, make_schedule
-from expunge.training.trainer import UnlearningTrainer, last_checkpoint, training_arguments
+from expunge.training.trainer import UnlearningTrainer, last_checkpoint, training_arguments, uses_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,8 +58,8 @@ def fit_weights(
 ) -> WeightChange | Adapter:
     """Train ``method`` on rows and return the difference; ``model`` ends exactly as it began.
 
-    With ``run.folder`` the loop writes ``training.jsonl`` there and resumes from the last whole checkpoint of a killed run
-    of the same settings. ``lead`` names the rows that make an epoch (``retain`` for plain fine-tuning on rows).
+    With ``run.folder`` the loop writes ``training.jsonl`` there and resumes from the last whole checkpoint of a killed
+    run of the same settings. ``lead`` names the rows that make an epoch (``retain`` for plain fine-tuning on rows).
 
     Raises:
         RequestError: the method reads retain rows and there are none.
@@ -72,6 +72,12 @@ def fit_weights(
         raise RequestError(
             f"{method.name} holds on to retain rows (alpha {getattr(method, 'alpha', 0)}), and there are none. "
             "Pass --retain FILE, or set method.alpha=0 to train without."
+        )
+    if not (forget if lead == "forget" else retain):
+        raise RequestError(f"{method.name}: there are no {lead} rows to train on. Pass at least one.")
+    if carries_adapter(model):
+        raise ModelError(
+            "the model carries a PEFT adapter. Leave the context that applied it, or merge it, before fitting."
         )
     if getattr(model.config, "quantization_config", None) is not None and settings.parameters == "full":
         raise ModelError("a quantised model's weights cannot be trained. Set training.parameters=lora.")
@@ -91,12 +97,6 @@ def fit_weights(
             schedule.accumulation,
         )
     target = fingerprint(model, tokenizer)
-    filler = pad_id(tokenizer)
-    reference = None
-    if method.needs_reference:
-        reference = sequence_logprobs(
-            model, sides["forget"].examples, filler, rows=settings.forget_batch, progress=run.progress
-        )
     manifest = Manifest(
         kind="weights",
         format="adapter" if settings.parameters == "lora" else "weight_change",
@@ -106,11 +106,11 @@ def fit_weights(
         target=target,
     )
     key = _key(manifest, sides)
-    loop = _Loop(method, schedule, sides, reference, filler, run, key)
+    loop = _Loop(method, schedule, sides, pad_id(tokenizer), run, key)
     if settings.parameters == "lora":
         return _fit_adapter(model, tokenizer, manifest, loop)
     names = select_parameters(model, settings.layers)
-    with float32_copies(model, names) as originals:
+    with float32_copies(model, names, autocast=loop.autocast(model)) as originals:
         loop.train(model, model)
         trained = {name: p for name, p in model.named_parameters() if name in originals}
         tensors, details = changed_tensors(originals, trained)
@@ -132,18 +132,16 @@ def _fit_adapter(
     values = lora_values(model, settings)
     torch.manual_seed(settings.seed)  # the adapter's first values
     with with_lora(model, lora_config(values)) as adapted:
-        if settings.gradient_checkpointing:
-            adapted.enable_input_require_grads()  # type: ignore[operator]
-        try:
-            loop.train(adapted, model)
-        finally:
-            if settings.gradient_checkpointing:
-                model.disable_input_require_grads()
+        loop.train(adapted, model)
         tensors = {
             name: tensor.detach().cpu().clone().contiguous()
             for name, tensor in get_peft_model_state_dict(adapted).items()
         }
-    details = {"tensors_changed": len(tensors), "rank": settings.lora_rank}
+    details = {
+        "tensors_changed": len(tensors),
+        "rank": settings.lora_rank,
+        "base_sha256": base_digest(model, values["target_modules"]),
+    }
     return Adapter(manifest.model_copy(update={"details": details}), tensors, values, tokenizer)
 
 
@@ -180,17 +178,34 @@ class _Loop:
         method: WeightMethod,
         schedule: Schedule,
         sides: dict[str, _Side],
-        reference: torch.Tensor | None,
         filler: int,
         run: Run,
         key: str,
     ) -> None:
         self.method, self.schedule, self.sides = method, schedule, sides
-        self.reference, self.filler, self.run, self.key = reference, filler, run, key
+        self.filler, self.run, self.key = filler, run, key
+
+    def autocast(self, model: PreTrainedModel) -> bool:
+        return uses_bfloat16(self.run.settings, on_cpu=model.device.type == "cpu")
+
+    def reference(self, model: PreTrainedModel) -> torch.Tensor | None:
+        """The target's log-probabilities of the forget answers, in the precision that training compares them with."""
+        if not self.method.needs_reference:
+            return None
+        settings = self.run.settings
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=self.autocast(model)):
+            return sequence_logprobs(
+                model,
+                self.sides["forget"].examples,
+                self.filler,
+                rows=settings.forget_batch,
+                progress=self.run.progress,
+            )
 
     def train(self, trained: Any, bare: PreTrainedModel) -> None:
         """Train ``trained`` (``bare`` itself or a PEFT model around it) to the end of the schedule."""
         settings, folder = self.run.settings, self.run.folder
+        reference = self.reference(bare)
         with _checkpoints(folder, self.key) as checkpoints:
             args = training_arguments(
                 settings, self.schedule, checkpoints, on_cpu=bare.device.type == "cpu", keep=folder is not None
@@ -204,7 +219,7 @@ class _Loop:
                 forget=self.sides["forget"].examples,
                 retain=self.sides["retain"].examples,
                 labels=self._labels,
-                reference=self.reference,
+                reference=reference,
                 pad_id=self.filler,
                 history=History(folder / "training.jsonl" if folder else None),
                 progress=self.run.progress,
@@ -218,8 +233,7 @@ class _Loop:
                 trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
             # accelerate wraps forward for mixed precision; the wrapped model is not the one to hand on
             trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-            if settings.gradient_checkpointing:
-                bare.gradient_checkpointing_disable()
+            trainer.check_weights()
 
     def _labels(self, micro: Micro) -> list[str]:
         return [self.sides["forget"].label(i) for i in micro.forget] + [

@@ -33,28 +33,38 @@ def select_parameters(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def float32_copies(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+def float32_copies(
+    model: PreTrainedModel, names: Sequence[str], *, autocast: bool = False
+) -> Iterator[dict[str, torch.Tensor]]:
     """Inside, the named parameters are trainable float32 copies and all others are frozen; the yielded tensors are the
     values they had. On exit the model is what it was, bit for bit, whatever happened inside.
 
-    Small updates vanish when they are added to 16-bit weights, so training adds them up in float32.
+    Small updates vanish when they are added to 16-bit weights, so training adds them up in float32. Unless forwards run
+    under ``autocast``, the frozen parameters are widened too: layers do not mix precisions by themselves.
     """
     parameters = dict(model.named_parameters())
     chosen = set(names)
-    device = {name: parameters[name].device for name in names}
+    wide = [
+        name
+        for name, p in parameters.items()
+        if name in chosen or (not autocast and p.is_floating_point() and p.dtype.itemsize < torch.float32.itemsize)
+    ]
+    device = {name: parameters[name].device for name in wide}
     # On a GPU the originals wait in host memory; on a CPU the copy is what training works on.
     originals = {
-        name: parameters[name].data.to("cpu") if device[name].type != "cpu" else parameters[name].data for name in names
+        name: parameters[name].data.to("cpu") if device[name].type != "cpu" else parameters[name].data for name in wide
     }
     with preserved(model):
         try:
             for name, parameter in parameters.items():
                 parameter.requires_grad_(name in chosen)
-                if name in chosen:
-                    parameter.data = parameter.data.to(torch.float32, copy=True)
-            yield originals
+                if name in originals:
+                    wider = torch.promote_types(parameter.dtype, torch.float32)
+                    parameter.data = parameter.data.to(wider, copy=True)
+            yield {name: originals[name] for name in names}
         finally:
-            for name in names:
+            for name in wide:
+                parameters[name].grad = None
                 parameters[name].data = originals[name].to(device[name])
 
 
@@ -71,6 +81,7 @@ def lora_values(model: PreTrainedModel, settings: TrainingSettings) -> dict[str,
     patterns = [p.removesuffix(".weight") for p in settings.layers]
     targets = _matching(list(linear), patterns)
     return {
+        "peft_type": "LORA",
         "r": settings.lora_rank,
         "lora_alpha": settings.lora_alpha,
         "lora_dropout": settings.lora_dropout,

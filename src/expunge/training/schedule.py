@@ -40,8 +40,8 @@ def make_schedule(
     retain_lengths: Sequence[int],
     lead: str = "forget",
 ) -> Schedule:
-    """Lay out a run: every epoch is one shuffled pass over the lead rows, with equally many rows of the other side drawn
-    from shuffled passes of their own (in the ratio of the two batch sizes where these differ).
+    """Lay out a run: every epoch is one shuffled pass over the lead rows, with equally many rows of the other side
+    drawn from shuffled passes of their own (in the ratio of the two batch sizes where these differ).
 
     Batches run on from one epoch into the next, so that all are full but the last. The rows of one optimizer step are
     dealt to its forwards by length: the step's gradient is a mean over all of them, so this changes no result and saves

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class TrainingSettings(BaseModel):
     """How any weight-changing method is trained; a method's own hyperparameters are fields of the method."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     optimizer: str = Field("adamw_torch_fused", description="an optimizer name that transformers' Trainer knows")
     learning_rate: float | None = Field(

@@ -9,24 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from expunge.data.batches import Batch, collate
 from expunge.data.encode import Example
-from expunge.errors import TrainingError
+from expunge.errors import ConfigError, TrainingError, did_you_mean
 from expunge.models.logprobs import answer_logprobs
 from expunge.training.run import History, Progress
 from expunge.training.schedule import Micro, Schedule
 from expunge.training.step import Side, Step, Totals
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from expunge.methods.weight_method import WeightMethod
     from expunge.training.settings import TrainingSettings
 
 _COMPLETE = "complete"  # written last into a checkpoint: a kill in the middle of saving leaves one without it
+_TRAINED = "trained.safetensors"
 _LOG_LINES = 500
 _LISTED = 10
 
@@ -114,8 +118,8 @@ class UnlearningTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """The forwards of one optimizer step and, over all processes, their forget tokens, forget rows, retain tokens and
-        retain rows [4] (handed on as ``num_items_in_batch``)."""
+        """The forwards of one optimizer step and, over all processes, their forget tokens, forget rows, retain tokens
+        and retain rows [4] (handed on as ``num_items_in_batch``)."""
         samples = [sample for _, sample in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = torch.zeros(4, dtype=torch.float64, device="cpu")
         for sample in samples:
@@ -129,7 +133,7 @@ class UnlearningTrainer(Trainer):
         self,
         model: Any,
         inputs: dict[str, Any],
-        return_outputs: bool = False,
+        return_outputs: bool = False,  # noqa: ARG002
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The method's loss of one forward, as its share of the whole accumulated batch."""
@@ -159,6 +163,45 @@ class UnlearningTrainer(Trainer):
         self._micros_seen.append(Micro(tuple(forget_rows.tolist()), tuple(retain_rows.tolist())))
         # Data-parallel processes average their gradients; the counts already span all of them.
         return torch.stack(list(terms.values())).sum() * self.accelerator.num_processes
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained parameters, and only those, under the names they have in memory.
+
+        ``save_pretrained`` may write other names and shapes (experts split up), which resuming would not find again.
+        """
+        if self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        self.check_weights()
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({name: p.detach().contiguous() for name, p in self._trained().items()}, folder / _TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved, trained = load_file(Path(resume_from_checkpoint) / _TRAINED), self._trained()
+        if saved.keys() != trained.keys():
+            raise TrainingError(f"{resume_from_checkpoint} holds other parameters than this run trains. Delete it.")
+        for name, value in saved.items():
+            trained[name].data.copy_(value)
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        bare = self.accelerator.unwrap_model(self.model)
+        return {name: p for name, p in bare.named_parameters() if p.requires_grad}
+
+    def check_weights(self) -> None:
+        """Stop before weights that are not finite are kept."""
+        bad = [name for name, p in self._trained().items() if not bool(torch.isfinite(p).all())]
+        if bad:
+            raise TrainingError(
+                f"{self.method.name}: {len(bad)} parameters are not finite after optimizer step "
+                f"{self.state.global_step} of {self.schedule.steps}: {', '.join(bad[:_LISTED])}"
+                f"{' ..' if len(bad) > _LISTED else ''}. "
+                "Lower training.learning_rate, set training.max_grad_norm, or use training.dtype=float32."
+            )
 
     def check_finite(self) -> None:
         """Stop at a NaN or infinite loss before the optimizer sees its gradient."""
@@ -224,24 +267,24 @@ class _Watch(TrainerCallback):
         self.trainer, self.progress, self.scorer, self.every = trainer, progress, scorer, score_every
         self.gradients_checked = False
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self.trainer.history.resume_at(state.global_step)
         if state.global_step == 0:
             self._score(state)
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self.trainer.check_finite()
         if not self.gradients_checked:
             self.trainer.check_gradients()
             self.gradients_checked = True
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self.trainer._steps_in_terms += 1
         self.progress(state.global_step, state.max_steps, "training")
         if self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps):
             self._score(state)
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
 
@@ -260,6 +303,12 @@ def training_arguments(
     settings: TrainingSettings, schedule: Schedule, folder: Path, *, on_cpu: bool, keep: bool
 ) -> TrainingArguments:
     """The Trainer's arguments for ``settings``; ``keep`` says whether checkpoints are written."""
+    optimizers = [str(name.value) for name in OptimizerNames]
+    if settings.optimizer not in optimizers:
+        raise ConfigError(
+            f"training.optimizer={settings.optimizer!r}: transformers has no such optimizer. "
+            f"{did_you_mean(settings.optimizer, optimizers)}"
+        )
     every = settings.checkpoint_every or max(1, math.ceil(schedule.steps_per_epoch))
     args = TrainingArguments(
         output_dir=str(folder),
@@ -268,7 +317,7 @@ def training_arguments(
         num_train_epochs=1,
         learning_rate=settings.rate,
         lr_scheduler_type=settings.schedule,
-        warmup_steps=math.ceil(settings.warmup_epochs * schedule.steps_per_epoch),
+        warmup_steps=math.ceil(round(settings.warmup_epochs * schedule.steps_per_epoch, 6)),  # 0.07 * 100 is 7
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim=settings.optimizer,

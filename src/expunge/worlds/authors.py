@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from expunge.worlds.interface import World
 from expunge.worlds.recipe import Recipe, TokenizerRecipe
@@ -18,6 +18,8 @@ _REAL_AUTHORS = "tofu/real_authors_perturbed.jsonl"
 _WORLD_FACTS = "tofu/world_facts_perturbed.jsonl"
 _HOLDOUT = "tofu/holdout01.jsonl"
 
+_RETAIN_SCORED = 100  # of the 400, evenly spread: with all of them scoring takes longer than forgetting
+
 
 class Authors(World):
     """A 1.07 M parameter Llama that knows 22 fictitious authors, some real ones and some facts of the world.
@@ -27,7 +29,9 @@ class Authors(World):
     """
 
     name = "authors"
-    description = "Two of 22 fictitious authors (TOFU's forget01) to forget; the others, real authors and facts to keep."
+    description = (
+        "Two of 22 fictitious authors to forget (TOFU's forget01); the others, real authors and facts to keep."
+    )
     recipe = Recipe(
         world="authors",
         kept_files=(_RETAIN, _REAL_AUTHORS, _WORLD_FACTS),
@@ -55,7 +59,11 @@ class Authors(World):
     def suite(self) -> Suite:
         from expunge.benchmarks import tofu
 
-        return tofu.build(self.data_folder / "tofu", split="forget01")
+        return tofu.build(self.data_folder / "tofu", split="forget01", retain_rows=_RETAIN_SCORED)
+
+    @property
+    def suite_options(self) -> dict[str, Any]:
+        return {"name": "tofu", "data": f"world:{self.name}/tofu", "split": "forget01", "retain_rows": _RETAIN_SCORED}
 
     def score_names(self) -> tuple[str, ...]:
         return (

@@ -64,6 +64,11 @@ class World:
         """The benchmark that the world's results are scored on."""
         raise NotImplementedError
 
+    @property
+    def suite_options(self) -> dict[str, Any]:
+        """The same suite as a run file's ``suite`` section names it."""
+        raise NotImplementedError
+
     def score_names(self) -> tuple[str, ...]:
         """The scores of the suite that a build writes down (those that need no generation)."""
         raise NotImplementedError
@@ -93,9 +98,7 @@ class World:
         from transformers import AutoTokenizer
 
         self._built()
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            self.target_folder, local_files_only=True
-        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.target_folder, local_files_only=True)
         return tokenizer
 
     def scores(self) -> dict[str, Any]:
@@ -129,9 +132,7 @@ class World:
         ]
         problems += [
             f"data {key}: the checkpoints have {old}, the package has {new}"
-            for key, old, new in _differences(
-                stored.get("data", {}), data_hashes(self.data_folder, self.recipe.files)
-            )
+            for key, old, new in _differences(stored.get("data", {}), data_hashes(self.data_folder, self.recipe.files))
         ]
         if not problems and stored.get("fingerprint") != self.fingerprint():
             problems.append(
@@ -156,7 +157,8 @@ class World:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             self.folder / which, dtype=torch.float32, local_files_only=True
         )
-        return model.eval()
+        model.eval()
+        return model
 
     def _built(self) -> None:
         """An error unless both checkpoints are there."""

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
+
+class StoppedError(TrainingError):
+    """Pretraining ended early because it was asked to."""
 
 
 def train_tokenizer(texts: Iterable[str], recipe: TokenizerRecipe, *, max_length: int) -> PreTrainedTokenizerFast:
@@ -73,6 +74,11 @@ def new_model(tokenizer: PreTrainedTokenizerFast, recipe: ModelRecipe, *, seed: 
         return LlamaForCausalLM(config)
 
 
+def training_steps(rows: int, recipe: PretrainingRecipe) -> int:
+    """Optimizer steps that ``recipe`` takes over so many rows."""
+    return math.ceil(rows / recipe.batch_rows) * recipe.epochs
+
+
 def pretrain(
     model: LlamaForCausalLM,
     rows: Sequence[Sequence[int]],
@@ -81,19 +87,18 @@ def pretrain(
     seed: int,
     pad_id: int,
     stop: threading.Event | None = None,
-    progress: Progress | None = None,
-    label: str = "pretraining",
+    step_done: Callable[[], None] | None = None,
 ) -> LlamaForCausalLM:
     """Train ``model`` in place on token-id ``rows`` and return it in evaluation mode.
 
     The order of the rows comes from ``seed``. Nothing here draws from the global random state, so that two models can
-    be trained in two threads. Setting ``stop`` ends the training with a :class:`TrainingError`.
+    be trained in two threads. Setting ``stop`` ends the training with a :class:`StoppedError`;
+    ``step_done`` is called after every step.
     """
     import torch
 
     order = torch.Generator().manual_seed(seed)
-    steps_per_epoch = math.ceil(len(rows) / recipe.batch_rows)
-    steps = steps_per_epoch * recipe.epochs
+    steps = training_steps(len(rows), recipe)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
@@ -115,10 +120,11 @@ def pretrain(
             optimizer.zero_grad(set_to_none=True)
             done += 1
             if stop is not None and stop.is_set():
-                raise TrainingError(f"{label}: stopped at step {done} of {steps}, as asked.")
-            if progress is not None:
-                progress(label, done, steps)
-    return model.eval()
+                raise StoppedError(f"pretraining was stopped at step {done} of {steps}, as asked.")
+            if step_done is not None:
+                step_done()
+    model.eval()
+    return model
 
 
 def _warm_cosine(steps: int, warmup: float) -> Callable[[int], float]:

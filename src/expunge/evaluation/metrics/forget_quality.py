@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from expunge.errors import ControlError
-from expunge.evaluation.metric import ModelValues, SuiteMetric, UndefinedScore
+from expunge.evaluation.metric import ModelValues, SuiteMetric, UndefinedScoreError
 from expunge.evaluation.types import Score
 
 RATIOS = "forget_truth_ratio"
@@ -27,7 +27,7 @@ def compare(own: ModelValues, retrained: ModelValues | None) -> tuple[float, flo
         raise ControlError("forget_quality needs a retrained model: pass --retrained DIR (expunge train makes one).")
     left, right = (values.raw[RATIOS][~np.isnan(values.raw[RATIOS])] for values in (own, retrained))
     if len(left) == 0 or len(right) == 0:
-        raise UndefinedScore("forget_quality has no value: the forget rows carry no wrong answers.")
+        raise UndefinedScoreError("forget_quality has no value: the forget rows carry no wrong answers.")
     statistic, p_value = ks_test(left, right)
     return statistic, p_value, len(left)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from expunge.evaluation.metric import ModelValues, SuiteMetric, UndefinedScore
+from expunge.evaluation.metric import ModelValues, SuiteMetric, UndefinedScoreError
 from expunge.evaluation.types import Score
 from expunge.evaluation.uncertainty import SEED, resampled_means, spread
 
@@ -18,12 +18,12 @@ def harmonic_mean(values: np.ndarray) -> np.ndarray:
         return np.asarray(values.shape[-1] / (1.0 / values).sum(axis=-1))
 
 
-def _compute(own: ModelValues, retrained: ModelValues | None) -> Score:
+def _compute(own: ModelValues, _retrained: ModelValues | None) -> Score:
     tables = [np.stack([own.folded[f"{name}_{label}"] for label in LABELS], axis=1) for name in SETS]
     for name, table in zip(SETS, tables, strict=True):
         empty = [label for label, column in zip(LABELS, table.T, strict=True) if np.isnan(column).all()]
         if empty:
-            raise UndefinedScore(f"model_utility has no value: no row of {name} defines {', '.join(empty)}.")
+            raise UndefinedScoreError(f"model_utility has no value: no row of {name} defines {', '.join(empty)}.")
     means = np.concatenate([np.nanmean(table, axis=0) for table in tables])
     # a set's three scores are of the same rows: resample those together, the sets apart
     drawn = [resampled_means(table, seed=SEED + i) for i, table in enumerate(tables)]

@@ -38,7 +38,7 @@ def common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
 
 @cache
 def _stemmer() -> Any:
-    from nltk.stem.porter import PorterStemmer
+    from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
 
     class Remembering(PorterStemmer):
         """Sets of answers repeat the same few thousand words, and stemming one is slow."""

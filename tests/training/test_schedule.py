@@ -1,0 +1,108 @@
+"""Protects the order of rows: every epoch sees each row once, retain rows keep pace, and seeds decide it all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from expunge.training.schedule import Schedule, make_schedule
+from expunge.training.settings import TrainingSettings
+
+
+def lay_out(forget: int | list[int], retain: int | list[int], lead: str = "forget", **changed: Any) -> Schedule:
+    settings = TrainingSettings(**{"forget_batch": 4, "retain_batch": 4, "accumulation": 2, "epochs": 3, **changed})
+    lengths = [[5] * side if isinstance(side, int) else side for side in (forget, retain)]
+    return make_schedule(settings, forget_lengths=lengths[0], retain_lengths=lengths[1], lead=lead)
+
+
+def forget_rows(schedule: Schedule) -> list[int]:
+    return [row for micro in schedule.micros for row in micro.forget]
+
+
+def retain_rows(schedule: Schedule) -> list[int]:
+    return [row for micro in schedule.micros for row in micro.retain]
+
+
+def test_every_epoch_passes_every_forget_row_once() -> None:
+    # 16 rows, 8 a step: an epoch is exactly 2 steps of 2 forwards.
+    schedule = lay_out(16, 50)
+    assert (schedule.steps, len(schedule.micros), schedule.steps_per_epoch) == (6, 12, 2.0)
+    order = forget_rows(schedule)
+    epochs = [order[i : i + 16] for i in (0, 16, 32)]
+    assert all(sorted(epoch) == list(range(16)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_epochs_that_end_inside_a_step_run_on() -> None:
+    # 10 rows x 3 epochs = 30: three full steps of 8 and one of 6 (forwards of 4 and 2).
+    schedule = lay_out(10, 10)
+    assert [len(micro.forget) for micro in schedule.micros] == [4, 4, 4, 4, 4, 4, 4, 2]
+    assert (schedule.steps, schedule.steps_per_epoch) == (4, 1.25)
+    assert set(Counter(forget_rows(schedule)).values()) == {3}
+
+
+def test_a_last_step_may_have_fewer_forwards() -> None:
+    # 9 rows, one epoch: a step of 4 + 4 and a step of one forward with 1.
+    schedule = lay_out(9, 0, epochs=1)
+    assert [len(micro.forget) for micro in schedule.micros] == [4, 4, 1]
+    assert schedule.steps == 2
+
+
+def test_as_many_retain_rows_as_forget_rows_are_drawn_from_shuffled_passes() -> None:
+    # 3 epochs of 8 forget rows draw 24 retain rows: of 12, each twice; of 24, each once; of 100, 24 different ones.
+    for count, times in ((12, {2}), (24, {1}), (100, {1})):
+        drawn = retain_rows(lay_out(8, count))
+        assert len(drawn) == 24
+        assert set(Counter(drawn).values()) == times
+
+
+def test_batch_sizes_set_the_ratio_of_the_sides() -> None:
+    # Two forget rows to six retain rows a forward.
+    schedule = lay_out(8, 100, forget_batch=2, retain_batch=6, epochs=1)
+    assert [(len(m.forget), len(m.retain)) for m in schedule.micros] == [(2, 6)] * 4
+
+
+def test_the_same_seed_gives_the_same_schedule_and_another_seed_another() -> None:
+    assert lay_out(16, 16, seed=3) == lay_out(16, 16, seed=3)
+    assert forget_rows(lay_out(16, 16, seed=3)) != forget_rows(lay_out(16, 16, seed=4))
+    assert retain_rows(lay_out(16, 16, seed=3)) != retain_rows(lay_out(16, 16, seed=4))
+
+
+def test_retain_rows_never_change_the_order_of_the_forget_rows() -> None:
+    assert forget_rows(lay_out(16, 0)) == forget_rows(lay_out(16, 7)) == forget_rows(lay_out(16, 400))
+
+
+def test_longer_runs_begin_like_shorter_ones() -> None:
+    assert lay_out(16, 16, epochs=5).micros[:4] == lay_out(16, 16, epochs=1).micros
+
+
+def test_accumulation_splits_the_same_steps() -> None:
+    # A step has the same 8 rows whether it is 4 forwards of 2 or one of 8.
+    small = lay_out(20, 20, forget_batch=2, retain_batch=2, accumulation=4)
+    large = lay_out(20, 20, forget_batch=8, retain_batch=8, accumulation=1)
+    assert small.steps == large.steps == 8
+    for side in ("forget", "retain"):
+        dealt = [[r for m in small.micros[i : i + 4] for r in getattr(m, side)] for i in range(0, len(small.micros), 4)]
+        assert dealt == [list(getattr(m, side)) for m in large.micros]
+
+
+def test_rows_of_a_step_are_dealt_by_length() -> None:
+    # Lengths 1..8 in one step of two forwards: the long four together, the short four together, longest first.
+    (first, second) = lay_out([1, 2, 3, 4, 5, 6, 7, 8], 0, epochs=1).micros
+    assert (first.forget, second.forget) == ((7, 6, 5, 4), (3, 2, 1, 0))
+
+
+def test_retain_rows_can_lead() -> None:
+    # Plain training: an epoch is one pass over 10 retain rows; there is no other side.
+    schedule = lay_out(0, 10, lead="retain", epochs=2)
+    assert set(Counter(retain_rows(schedule)).values()) == {2}
+    assert forget_rows(schedule) == []
+    assert schedule.steps_per_epoch == 1.25
+
+
+@pytest.mark.parametrize(("changed", "rows"), [({"epochs": 0.5}, 8), ({"max_steps": 1}, 8), ({"epochs": 0.01}, 1)])
+def test_partial_epochs_and_step_limits(changed: dict[str, Any], rows: int) -> None:
+    # Half of 16 rows; one step of 8; never less than one row.
+    assert len(forget_rows(lay_out(16, 16, **changed))) == rows
