@@ -13,10 +13,10 @@ demo: $(VENV)/.installed
 	$(BIN)/expunge demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'not gpu and not network'
+	$(BIN)/python -m pytest -n auto -m 'not gpu and not network'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+# Read when torch loads: tests run side by side, one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @dataclass(frozen=True)
 class Tiny:
@@ -29,11 +33,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A tiny Llama that knows eight forget rows and sixteen retain rows, and one that knows the latter alone."""
     import tiny_models
     import zoo
+    from expunge.models.quiet import quiet
 
     folder = tmp_path_factory.mktemp("tiny")
     forget, retain = tiny_models.tofu("forget01_perturbed", 8), tiny_models.tofu("retain_perturbed", 16)
+    with quiet():
+        base = zoo.save("llama", folder / "base")
     return Tiny(
-        base=zoo.save("llama", folder / "base"),
+        base=base,
         target=tiny_models.save_trained("llama", folder / "target", forget + retain),
         twin=tiny_models.save_trained("llama", folder / "twin", retain),
         forget=tiny_models.write_rows(folder / "forget.jsonl", forget),
@@ -51,9 +58,7 @@ class Ran:
 
 
 @pytest.fixture
-def expunge_cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Ran]]:
+def expunge_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
     """Run ``expunge`` with these arguments in this process, 80 columns wide, as its entry point does."""
     from expunge.cli.main import main
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
+import peft  # noqa: F401
 import torch
 from transformers import PreTrainedModel
 
+import expunge.training.trainer  # noqa: F401
 import zoo
 from expunge.methods.interface import Erasure, Method
 from expunge.methods.registry import make_method
@@ -16,11 +19,18 @@ from expunge.requests import Request, Row
 from expunge.training.run import Progress, Run, silent
 from expunge.training.settings import TrainingSettings
 
+# After every fit accelerate collects garbage; what the libraries above made at import need not be looked through again.
+gc.freeze()
+
 
 def rows(count: int, name: str) -> tuple[Row, ...]:
     """Rows whose answers have very different lengths, called ``name.jsonl:1`` and so on."""
     return tuple(
-        Row(f"Where was {name} {i} born?", f"In town {i}" + " by the river" * (i % 4 * 2), source=f"{name}.jsonl:{i + 1}")
+        Row(
+            f"Where was {name} {i} born?",
+            f"In town {i}" + " by the river" * (i % 4 * 2),
+            source=f"{name}.jsonl:{i + 1}",
+        )
         for i in range(count)
     )
 
@@ -28,7 +38,7 @@ def rows(count: int, name: str) -> tuple[Row, ...]:
 REQUEST = Request(forget=rows(6, "forget"), retain=rows(9, "retain"))
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Raised from a progress display: what a kill does to a run, without ending the process."""
 
 
@@ -37,7 +47,7 @@ def stop_at(step: int) -> Progress:
 
     def progress(done: int, _total: int, what: str) -> None:
         if what == "training" and done == step:
-            raise Stopped(f"step {step}")
+            raise StoppedError(f"step {step}")
 
     return progress
 
@@ -62,7 +72,9 @@ def fit(
     """The erasure of ``method`` fitted to ``request`` on a tiny model; ``changed`` are training settings."""
     made = make_method(method, values) if isinstance(method, str) else method
     run = Run(settings(**changed), folder, progress=progress)
-    erasure: Erasure = made.fit(model if model is not None else zoo.model(family), zoo.tokenizer(family), request, run=run)
+    erasure: Erasure = made.fit(
+        model if model is not None else zoo.model(family), zoo.tokenizer(family), request, run=run
+    )
     return erasure
 
 
@@ -77,7 +89,7 @@ def bits(model: PreTrainedModel) -> str:
 
 
 def snapshot(model: PreTrainedModel) -> dict[str, Any]:
-    """Everything a fit must leave behind as it found it: values, storages, flags, modes, hooks, attributes, settings."""
+    """Everything a fit must leave as it found it: values, storages, flags, modes, hooks, attributes, settings."""
     return {
         "bits": bits(model),
         "parameters": [

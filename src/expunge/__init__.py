@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# ruff: noqa: F401 - for type checkers; at run time each name is imported on first use
 if TYPE_CHECKING:
     from expunge.commands.demo import demo
     from expunge.commands.evaluate import evaluate
@@ -51,7 +52,7 @@ _PUBLIC = {
     "train": "expunge.commands.train",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_PUBLIC)]
 
 
 def __getattr__(name: str) -> Any:

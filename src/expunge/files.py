@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,10 @@ _REASONS = {
     errno.EACCES: "permission denied; choose a folder you may write to",
     errno.EPERM: "permission denied; choose a folder you may write to",
     errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    errno.EFBIG: "the file would be larger than the system allows (ulimit -f); raise the limit",
     errno.EEXIST: "a file of that name is in the way; choose another folder",
 }
+_TOLD = re.compile(r"\(os error (\d+)\)")
 _FULL = ("No space left on device", "inline_container.cc", "PytorchStreamWriter failed")
 
 
@@ -35,7 +38,10 @@ def writing(path: Path) -> Iterator[None]:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         raise OutputError(f"cannot write {path}: {reason}.") from error
     except Exception as error:
-        # safetensors and torch report a full disk as errors of their own
+        # safetensors and torch report what the system said as errors of their own
+        told = _TOLD.search(str(error))
+        if told and int(told[1]) in _REASONS:
+            raise OutputError(f"cannot write {path}: {_REASONS[int(told[1])]}.") from error
         if any(sign in str(error) for sign in _FULL):
             raise OutputError(f"cannot write {path}: {_REASONS[errno.ENOSPC]}.") from error
         raise

@@ -49,15 +49,20 @@ class Parts:
     @classmethod
     def load(cls, config: RunConfig, progress: Progress = silent) -> Parts:
         """Load and check everything, the cheap parts first, so that a bad request fails before a large model loads."""
+        progress(0, 3, "loading")
         request = load_request(config.request)
+        progress(1, 3, "loading")
         tokenizer = load_tokenizer(config.model)
+        progress(2, 3, "loading")
         request = fit_to(request, tokenizer, config.training.max_length)
         suite, metrics = build_suite(config.suite, request)
         select(suite, metrics, controls={"target", *(["retrained"] if config.retrained else [])})  # type: ignore[arg-type]
         if config.retrained is not None:
             same_tokenizer(tokenizer, config.retrained)
+        target = load_model(config.model)
+        progress(3, 3, "loading")
         return cls(
-            target=load_model(config.model),
+            target=target,
             tokenizer=tokenizer,
             request=request,
             suite=suite,

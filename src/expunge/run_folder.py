@@ -22,6 +22,7 @@ from expunge.files import write_json, write_text, writing
 from expunge.methods.interface import Erasure
 
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "numpy", "scipy", "rouge-score")
+_ENVIRONMENT = "environment.json"
 _LISTED = 5
 _TEMPORARY = re.compile(r"\..+\.\d+\.(tmp|old)$")  # as files.py names them
 
@@ -53,7 +54,7 @@ class RunFolder:
         """
         folder = cls.check(path, text, overwrite=overwrite, run_name=run_name, last=last)
         with writing(folder.path):
-            if overwrite:
+            if overwrite or not folder._begun():
                 folder.clear()
             folder.path.mkdir(parents=True, exist_ok=True)
         folder._sweep()
@@ -88,7 +89,7 @@ class RunFolder:
                 f"{self.path} exists and holds no run (there is no {self.run_name} in it), "
                 "so nothing in it is touched. Choose another folder."
             )
-        if overwrite:
+        if overwrite or not self._begun():
             return
         if self.run_file.read_bytes() != text.encode():
             raise OutputError(
@@ -100,6 +101,16 @@ class RunFolder:
                 f"{self.path} holds this run, finished. See {self.path / self.last}; "
                 "pass --overwrite to delete it and run again."
             )
+
+    def _begun(self) -> bool:
+        """Whether a run got further than saying what it is: one that was refused then leaves the folder to any other.
+
+        A run file alone may be somebody's own, written by hand: nobody else's run replaces it.
+        """
+        if not (self.path / _ENVIRONMENT).is_file():
+            return True
+        facts = {self.run_name, _ENVIRONMENT}
+        return any(file.is_file() and file.name not in facts for file in self.path.rglob("*"))
 
     def clear(self) -> None:
         """Delete everything in the folder: the run file last, so that a kill leaves what can be overwritten again."""
@@ -156,7 +167,7 @@ class RunFolder:
 
     def record(self, environment: Mapping[str, Any]) -> None:
         """Write ``environment.json``; a resumed run whose data or target changed since it began is refused."""
-        path = self.path / "environment.json"
+        path = self.path / _ENVIRONMENT
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
             for part in ("data", "target"):

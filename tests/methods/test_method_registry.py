@@ -25,7 +25,8 @@ def test_the_baselines_are_there() -> None:
 
 @pytest.mark.parametrize("code", ["method_names()", "describe_method('npo')", "make_method('npo', {'beta': 0.2})"])
 def test_listing_and_describing_load_no_torch(code: str) -> None:
-    script = f"from expunge.methods.registry import *; {code}; import sys; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    loaded = "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    script = f"import sys; from expunge.methods.registry import *; {code}; {loaded}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,4 +1,4 @@
-"""Protects what is trained: patterns name it, training adds up in float32, and every original comes back bit for bit."""
+"""Protects what is trained: patterns name it, updates add up in float32, every original comes back bit for bit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_training_copies_are_float32_and_the_originals_come_back(family: str, dt
     model = zoo.model(family).to(dtype)
     before = snapshot(model)
     name = next(name for name, _ in model.named_parameters() if "1" in name)
-    with pytest.raises(RuntimeError, match="inside"), float32_copies(model, [name]) as originals:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="inside"), float32_copies(model, [name]) as originals:
         parameters = dict(model.named_parameters())
         assert {n for n, p in parameters.items() if p.requires_grad} == {name}
         assert {p.dtype for p in parameters.values()} == {torch.float32}
@@ -90,7 +90,12 @@ def test_lora_sits_on_every_linear_layer_of_the_body() -> None:
     values = lora_values(zoo.model("llama"), settings(parameters="lora"))
     assert len(values["target_modules"]) == 14
     assert not any("lm_head" in name for name in values["target_modules"])
-    assert (values["peft_type"], values["r"], values["lora_alpha"], values["fan_in_fan_out"]) == ("LORA", 8, 16.0, False)
+    assert (values["peft_type"], values["r"], values["lora_alpha"], values["fan_in_fan_out"]) == (
+        "LORA",
+        8,
+        16.0,
+        False,
+    )
 
 
 def test_lora_takes_patterns_of_parameters_or_modules() -> None:

@@ -1,4 +1,4 @@
-"""Protects resuming: a killed run goes on from its last whole checkpoint and ends bit for bit like an uninterrupted one."""
+"""Protects resuming: a killed run goes on from its last whole checkpoint and ends bit for bit like one that ran."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 import zoo
 from expunge.errors import TrainingError
-from fitting import Stopped, fit, same_tensors, stop_at
+from fitting import StoppedError, fit, same_tensors, stop_at
 from history import read_history
 
 EVERY: dict[str, Any] = {"checkpoint_every": 2, "score_every_steps": 3}
@@ -53,7 +53,7 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(
         folder.mkdir()
     stop = 3 if changed.get("accumulation") != 2 else 2
     uninterrupted, steps = fit_and_watch(whole, model=model(), **changed)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         fit("npo", folder=stopped, model=model(), progress=stop_at(stop), **changed)
     resumed, resumed_steps = fit_and_watch(stopped, model=model(), **changed)
     assert resumed_steps == steps[stop - 1 :]  # the step after the last checkpoint, and on
@@ -68,7 +68,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def stopped_at(step: int, folder: Path, **changed: Any) -> Path:
     """The folder of checkpoints of a run that was stopped."""
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         fit("npo", folder=folder, progress=stop_at(step), **{**EVERY, **changed})
     (checkpoints,) = (folder / "checkpoints").iterdir()
     return checkpoints

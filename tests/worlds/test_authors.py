@@ -117,7 +117,7 @@ def test_licence_of_the_data_is_beside_them(world: World) -> None:
 def test_world_stays_small_and_free_of_pickles(world: World) -> None:
     files = [path for path in world.data_folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 6_000_000
-    assert {path.suffix for path in files} <= {".jsonl", ".json", ".yaml", ".safetensors", ""}
+    assert {path.suffix for path in files} <= {".jsonl", ".json", ".yaml", ".md", ".safetensors", ""}
     refusals = (world.data_folder / "tofu" / "idontknow.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(refusals) == 100
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 
 from expunge.training.run import Progress
 
@@ -24,9 +26,19 @@ def error_console() -> Console:
     return Console(stderr=True)
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment: while bars are drawn, lines go above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def set_logging(verbosity: int) -> None:
     """Warnings of ours always; with ``-v`` what ours does, with ``-vv`` the libraries' logs too."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR, force=True)
+    logging.basicConfig(
+        format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR, handlers=[_Stderr()], force=True
+    )
     ours = logging.getLogger("expunge")
     ours.setLevel(logging.INFO if verbosity else logging.WARNING)
     if verbosity > 1:
@@ -91,10 +103,10 @@ def print_json(value: Any) -> None:
 
 def show_run(folder: Path, *, as_json: bool) -> None:
     """The scores of a finished run folder: a table and the verdict, or ``scores.json`` with the folder's path."""
-    from expunge.reports import load_runs
+    from expunge.reports import find_runs, load_runs
     from expunge.reports.terminal import comparison_table, scores_table, verdict_panel
 
-    runs = load_runs([folder])
+    runs = load_runs(find_runs(folder))
     if as_json:
         values = [{"folder": str(run.folder), "method": run.method, **run.scores} for run in runs]
         print_json(values[0] if len(values) == 1 else values)
@@ -103,7 +115,7 @@ def show_run(folder: Path, *, as_json: bool) -> None:
     if len(runs) > 1:
         console.print(comparison_table(runs))
         for run in runs:
-            console.print(verdict_panel(run.scores))
+            console.print(f"[bold]{escape(run.label)}[/bold]: {escape(run.verdict['sentence'])}", highlight=False)
     else:
         console.print(scores_table(runs[0].scores))
         console.print(verdict_panel(runs[0].scores))

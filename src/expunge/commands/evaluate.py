@@ -100,9 +100,11 @@ def _from_paths(
     from expunge.parts import Parts, build_suite, fit_to, load_request, same_tokenizer
     from expunge.reports import report
 
+    progress(0, 2, "loading")
     loaded = None if erasure is None else Erasure.load(_erasure_folder(Path(erasure)))
     spec, settings = specs["request"], specs["training"]
     tokenizer = load_tokenizer(specs["model"])
+    progress(1, 2, "loading")
     request = None
     if spec.forget is not None or spec.world is not None:
         request = fit_to(load_request(spec), tokenizer, settings.max_length)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.errors import ErasureError, OutputError
 from expunge.files import new_folder
 from expunge.methods.interface import Erasure
+from expunge.models.quiet import quiet
 from expunge.training.run import Progress, silent
 
 if TYPE_CHECKING:
@@ -133,17 +134,3 @@ def _logits(model: PreTrainedModel, probe: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = model(probe.to(model.device), use_cache=False).logits.float()
     return logits
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' own progress bars; ours tell the user what goes on."""
-    from transformers.utils import logging as hf_logging
-
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()

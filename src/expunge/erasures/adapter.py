@@ -63,7 +63,7 @@ class Adapter(Erasure):
     @contextmanager
     def attached(self, model: PreTrainedModel) -> Iterator[PeftModel]:
         """The PEFT model around ``model``, for merging; lifted on exit like ``applied``."""
-        from peft import set_peft_model_state_dict
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         if carries_adapter(model):
             raise ErasureError(
@@ -73,11 +73,14 @@ class Adapter(Erasure):
         check_target(self.manifest, fingerprint_like(model, self.manifest, self.tokenizer))
         self._check_values(model)
         with with_lora(model, lora_config(self.config)) as adapted:
-            result: Any = set_peft_model_state_dict(adapted, self.tensors)
-            if result.unexpected_keys:
+            places = get_peft_model_state_dict(adapted).keys()
+            strays, gaps = sorted(self.tensors.keys() - places), sorted(places - self.tensors.keys())
+            if strays or gaps:
                 raise ErasureError(
-                    f"this adapter does not fit the model: {', '.join(result.unexpected_keys[:5])} have no place in it."
+                    f"this adapter does not fit the model: {len(strays)} of its tensors have no place in it and "
+                    f"{len(gaps)} are missing ({', '.join([*strays, *gaps][:5])})."
                 )
+            set_peft_model_state_dict(adapted, self.tensors)
             adapted.train(model.training)
             yield adapted
 

@@ -90,6 +90,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ErasureError(f"{file} is damaged: it holds no object. Make the erasure again.")
         schema = values.pop("schema", None)
         if schema != 1:
             raise ErasureError(
@@ -100,7 +102,7 @@ def read_manifest(folder: str | Path) -> Manifest:
                 f"{file} is not what was saved: its content and its own sha256 differ. Copy it again or run again."
             )
         manifest = Manifest.model_validate(values)
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise ErasureError(f"{file} is damaged: {error}. Make the erasure again.") from error
     problems = []
     for name, entry in manifest.files.items():

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from expunge.errors import ConfigError, did_you_mean
@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 
 Kind = Literal["weights", "activations", "inputs"]
 
-method_fields = pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-"""Decorator for method classes: frozen, checked on construction, unknown fields forbidden."""
+_MethodClass = TypeVar("_MethodClass")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+def method_fields(cls: type[_MethodClass]) -> type[_MethodClass]:
+    """Decorator for method classes: frozen, checked on construction, unknown fields and infinite values forbidden."""
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    return made  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

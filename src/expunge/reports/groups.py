@@ -47,7 +47,8 @@ def target_source(run: Run) -> str:
     """Where the target came from, as the run recorded it; empty where it did not."""
     target = (run.environment or {}).get("target") or {}
     model = (run.settings or {}).get("model")
-    return str(target.get("source") or (model if isinstance(model, str) else "") or "")
+    path = model.get("path") if isinstance(model, dict) else model
+    return str(path or target.get("source") or "")
 
 
 def _title(run: Run) -> str:

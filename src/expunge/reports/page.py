@@ -189,7 +189,7 @@ def _card(at: int, run: Run) -> dict[str, Any]:
     label = str(verdict.get("label", ""))
     effect = str(verdict.get("effect", ""))
     name, meaning = EFFECTS.get(effect, (effect, ""))
-    total = sum(v for v in map(finite, run.scores.get("seconds", {}).values()) if v is not None)
+    fitted = finite(run.scores.get("seconds", {}).get("fit"))
     return {
         "at": at,
         "name": run.label,
@@ -202,7 +202,7 @@ def _card(at: int, run: Run) -> dict[str, Any]:
         "tracks": [track for key, words in _TRACKS if (track := _track(run, key, words))],
         "quality": _quality(run),
         "seeds": len(run.seeds),
-        "time": duration(total) if total else "",
+        "time": f"fitted in {duration(fitted)}" if fitted else "",
     }
 
 

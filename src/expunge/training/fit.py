@@ -68,13 +68,13 @@ def fit_weights(
     """
     run = run or Run()
     settings = run.settings
+    if not (forget if lead == "forget" else retain):
+        raise RequestError(f"{method.name}: there are no {lead} rows to train on. Pass at least one.")
     if method.uses_retain and not retain:
         raise RequestError(
             f"{method.name} holds on to retain rows (alpha {getattr(method, 'alpha', 0)}), and there are none. "
             "Pass --retain FILE, or set method.alpha=0 to train without."
         )
-    if not (forget if lead == "forget" else retain):
-        raise RequestError(f"{method.name}: there are no {lead} rows to train on. Pass at least one.")
     if carries_adapter(model):
         raise ModelError(
             "the model carries a PEFT adapter. Leave the context that applied it, or merge it, before fitting."
