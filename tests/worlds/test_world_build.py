@@ -147,8 +147,8 @@ def test_other_seed_may_not_replace_the_packages_checkpoints() -> None:
 
 @pytest.mark.slow
 def test_rebuilding_the_world_finds_the_same_scores(tmp_path: Path) -> None:
-    """On one machine a build repeats bit for bit (above, on a small recipe). On another processor sums round otherwise and
-    training takes another path to the same place: means of per-row scores within 0.08, the KS statistic
+    """On one machine a build repeats bit for bit (above, on a small recipe). On another processor sums round
+    otherwise and training takes another path to the same place: means of per-row scores within 0.08, the KS statistic
     within 0.15 (6 of 40 rows), and what the world promises."""
     shipped = get_world("authors")
     world = build_world("authors", tmp_path / "rebuilt")
