@@ -34,7 +34,7 @@ def main(rounds: int = 5) -> None:
                 return Request.load(str(files["forget"]), retain=str(files["retain"]))  # noqa: B023
 
             def batches() -> None:
-                request = load()  # noqa: B023
+                request = load()
                 examples = encode_all(
                     tokenizer, Template.of(tokenizer), [*request.forget, *request.retain], max_length=512
                 )

@@ -1,7 +1,7 @@
 """npo on TOFU rows: the shared loop against the textbook step, same model shape, rows, optimiser and number of steps.
 
 The textbook step runs forget and retain rows through separate forwards with full logits, a resident frozen copy of the
-model beside them every step, and pads rows in random order. The shared loop's one reference pass is counted in its time.
+model beside them every step, and pads rows in random order. The shared loop's one reference pass is counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What every method reaches on a world with its preset, over several seeds: the table in docs/results.md.
 
-``python -m benchmarks.world_results [--seeds 5]`` takes about half a minute a method and seed on two cores. It is not part
-of ``make bench``: it measures quality, not speed.
+``python -m benchmarks.world_results [--seeds 5]`` takes about half a minute a method and seed on two cores. It is not
+part of ``make bench``: it measures quality, not speed.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def page(world: str, seeds: int, found: dict[str, dict[str, Any]], environment: 
     lines = [
         "# Results",
         "",
-        f"World `{world}`, every method with the world's preset, {seeds} seeds: median (smallest to largest). Presets are",
-        "tuned on the very rows they are scored on, so this shows what a method can do here, not what to expect elsewhere.",
+        f"World `{world}`, every method with the world's preset, {seeds} seeds: median (smallest to largest). Presets",
+        "are tuned on the very rows they are scored on: this shows what a method can do here, not what to expect of it",
+        "elsewhere.",
         "Written by `python -m benchmarks.world_results`; the numbers with their environment are in",
         f"`benchmarks/results/world_{world}.json`.",
         "",
@@ -72,8 +73,10 @@ def page(world: str, seeds: int, found: dict[str, dict[str, Any]], environment: 
     packages = environment["packages"]
     lines += [
         "",
-        f"Measured with expunge {environment['expunge']}, torch {packages['torch']}, transformers "
-        f"{packages['transformers']}, on {environment['hardware']['cores']} CPU cores.",
+        (
+            f"Measured with expunge {environment['expunge']}, torch {packages['torch']}, transformers "
+            f"{packages['transformers']}, on {environment['hardware']['cores']} CPU cores."
+        ),
         "",
     ]
     return "\n".join(lines)

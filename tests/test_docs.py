@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import expunge
 import pytest
+
+import expunge
 from expunge.benchmarks.registry import suite_names
 from expunge.evaluation.registry import metric_names
 from expunge.methods.registry import get_method, method_names

@@ -258,7 +258,7 @@ def _stablelm() -> TokenizersBackend:
         [pre_tokenizers.ByteLevel(add_prefix_space=False)],
         ["<|endoftext|>", "<|padding|>"],
         normalizer=normalizers.NFC(),
-        post=lambda raw: processors.ByteLevel(add_prefix_space=False, trim_offsets=True),
+        post=lambda _: processors.ByteLevel(add_prefix_space=False, trim_offsets=True),
         bos_token="<|endoftext|>",
         eos_token="<|endoftext|>",
         unk_token="<|endoftext|>",

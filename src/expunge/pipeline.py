@@ -18,7 +18,7 @@ from expunge.methods.registry import make_method
 from expunge.parts import Parts
 from expunge.reports import report
 from expunge.run_folder import RunFolder, environment
-from expunge.training.run import Progress, Run, silent
+from expunge.training.run import Progress, Run, named, silent
 
 
 def run_pipeline(
@@ -41,6 +41,7 @@ def run_pipeline(
     folder.record(facts)
     method = make_method(config.method.name, config.method.options)
     for seed in config.seeds:
+        parts.progress = progress if len(config.seeds) == 1 else named(f"seed {seed}", progress)
         one = folder.seed_folder(config, seed)
         one.record({**facts, "seeds": [seed]})
         if not one.scored:

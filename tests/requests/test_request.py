@@ -96,7 +96,7 @@ def test_overlap_lists_both_places(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         Request.load(forget, retain=retain, holdout=rows("a"))
     message = str(caught.value)
-    assert message.startswith("2 rows must be forgotten")
+    assert message.startswith("rows that must be forgotten are also in a set that must not hold them (2)")
     assert "forget forget.jsonl:2 = retain retain.jsonl:2: What is b?" in message
     assert "forget forget.jsonl:1 = holdout holdout[0]" in message
     assert "--allow-overlap" in message

@@ -10,7 +10,7 @@ from typing import Any
 from expunge.config.run_file import RunConfig, make_config
 from expunge.errors import OutputError
 from expunge.files import write_text, writing
-from expunge.training.run import Progress, silent
+from expunge.training.run import Progress, named, silent
 
 METHODS = ("grad_ascent", "grad_diff", "npo")
 
@@ -41,8 +41,7 @@ def demo(
     for method, config in configs.items():
         if parts is None:
             parts = Parts.load(config, progress)
-        parts.progress = _named(method, progress)
-        run_pipeline(config, folder / method, progress=progress, parts=parts)
+        run_pipeline(config, folder / method, progress=named(method, progress), parts=parts)
     report([folder])
     return folder
 
@@ -64,10 +63,6 @@ def preset(
     }
     dotted = [f"{key}={value}" for key, value in found.preset(method).items()]
     return make_config(values, [*dotted, *overrides])
-
-
-def _named(method: str, progress: Progress) -> Progress:
-    return lambda done, total, what: progress(done, total, f"{method}: {what}")
 
 
 def _fresh(folder: Path) -> Path:

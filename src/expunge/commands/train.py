@@ -51,18 +51,22 @@ def train(
         "data": {"files": files, "columns": dict(columns or {}), "template": template},
         "training": settings.model_dump(mode="json"),
     }
-    folder = RunFolder.open(out, to_yaml(record), overwrite=overwrite, run_name="train.yaml", last="config.json")
+    text, kept = to_yaml(record), {"overwrite": overwrite, "run_name": "train.yaml", "last": "config.json"}
+    RunFolder.check(out, text, **kept)  # type: ignore[arg-type]
 
+    from expunge.requests.request import load_rows, rows_sha256
+
+    rows = tuple(row for file in files for row in load_rows(file, name=Path(file).name, columns=columns))
+    progress(0, 1, "loading")
     from expunge.commands.export import write_checkpoint
     from expunge.methods.weights.finetune import Finetune
     from expunge.models.fingerprint import fingerprint
     from expunge.models.loading import load_model, load_tokenizer
-    from expunge.requests.request import load_rows, rows_sha256
     from expunge.training.fit import fit_weights
     from expunge.training.run import Run
 
-    rows = tuple(row for file in files for row in load_rows(file, name=Path(file).name, columns=columns))
     tokenizer, base = load_tokenizer(spec), load_model(spec)
+    folder = RunFolder.open(out, text, **kept)  # type: ignore[arg-type]
     folder.record(
         environment(
             seeds=(settings.seed,),

@@ -81,7 +81,7 @@ class Suite:
 
 
 def spread(rows: Sequence[Row], limit: int | None, *, option: str) -> tuple[Row, ...]:
-    """At most ``limit`` of ``rows``, evenly spread over them in their order; all of them where it is None. ``option`` is
+    """At most ``limit`` of ``rows``, evenly spread over them in their order; all where it is None. ``option`` is
     the setting's name, for the error on a limit below 1."""
     if limit is None:
         return tuple(rows)

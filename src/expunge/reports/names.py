@@ -78,7 +78,11 @@ _METRICS = {
         "perplexity",
         "How surprising the target finds its answers; very high means not fluent text.",
     ),
-    "distinct_4grams": ("distinct 4-grams", "distinct 4", "Share of its 4-token sequences that occur once; low is a loop."),
+    "distinct_4grams": (
+        "distinct 4-grams",
+        "distinct 4",
+        "Share of its 4-token sequences that occur once; low is a loop.",
+    ),
     "repetition": ("repetition", "repetition", "Share of its tokens that repeat one of the 16 before them."),
     "entropy": ("entropy", "entropy", "Variety of the words in its answers, in bits."),
     "leakage": ("leakage", "leakage", "Share of the answer's content words that slip out."),

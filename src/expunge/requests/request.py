@@ -113,7 +113,7 @@ class Request:
         if len(shared) > SHOWN:
             lines.append(f"  .. and {len(shared) - SHOWN} more.")
         raise RequestError(
-            f"{len(shared)} rows must be forgotten and are also in a set that must not hold them:\n"
+            f"rows that must be forgotten are also in a set that must not hold them ({len(shared)}):\n"
             + "\n".join(lines)
             + "\nTake them out of one side, or allow it (--allow-overlap, in Python allow_overlap=True)."
         )

@@ -20,6 +20,11 @@ def silent(done: int, total: int, what: str) -> None:
     """A progress display that shows nothing."""
 
 
+def named(name: str, progress: Progress) -> Progress:
+    """The same display with ``name`` before what is going on."""
+    return lambda done, total, what: progress(done, total, f"{name}: {what}")
+
+
 @dataclass(frozen=True)
 class Run:
     """``folder`` receives checkpoints (while training) and ``training.jsonl``; without one nothing is written and a
