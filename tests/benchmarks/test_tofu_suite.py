@@ -109,3 +109,12 @@ def test_a_misspelt_score_of_the_suite(folder: Path) -> None:
 
     with pytest.raises(UnknownNameError, match="Did you mean 'model_utility'"):
         select(tofu.build(folder, "forget01"), ["model_utilty"])
+
+
+def test_retain_rows_are_spread_over_the_file(folder: Path) -> None:
+    whole = tofu.build(folder, "forget01").sets["retain"]
+    # two of n rows: the first and the one in the middle
+    assert tofu.build(folder, "forget01", retain_rows=2).sets["retain"] == (whole[0], whole[len(whole) // 2])
+    assert tofu.build(folder, "forget01", retain_rows=10_000).sets["retain"] == whole
+    with pytest.raises(ConfigError, match="retain_rows is 0"):
+        tofu.build(folder, "forget01", retain_rows=0)
