@@ -116,7 +116,7 @@ def fit_weights(
         tensors, details = changed_tensors(originals, trained)
     if details["rounding_norm"] > 0.5 * details["update_norm"] > 0:
         log.warning(
-            "rounding to %s loses %.0f%% of the update: load the target in float32 (--dtype float32) to keep it.",
+            "rounding to %s loses %.0f%% of the update: load the target in float32 (model.dtype=float32) to keep it.",
             target.dtype,
             100 * details["rounding_norm"] / details["update_norm"],
         )
