@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,8 @@ def test_overwrite_deletes_a_run_and_starts_anew(tmp_path: Path, text: str, fini
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").touch()
-    (folder / "link").symlink_to(outside, target_is_directory=True)
+    (folder / "seed-1").symlink_to(outside, target_is_directory=True)
+    (folder / "environment.json").write_text("{}")
     RunFolder.open(folder, text, overwrite=True)
     assert content(folder) == ["run.yaml"]
     assert (folder / "run.yaml").read_text() == text
@@ -216,3 +219,36 @@ def test_checkpoints_go_at_the_end(tmp_path: Path) -> None:
     folder.drop_checkpoints()
     folder.drop_checkpoints()
     assert content(tmp_path) == ["run.yaml"]
+
+
+def test_overwrite_never_deletes_what_no_run_wrote(tmp_path: Path) -> None:
+    folder = run_in(tmp_path / "run", finished=True)
+    (folder / "thesis.tex").write_text("years of work")
+    before = content(folder)
+    with pytest.raises(
+        OutputError, match=r"holds files that are no run's \(thesis\.tex\), so nothing in it is touched"
+    ):
+        RunFolder.open(folder, TEXT, overwrite=True)
+    assert content(folder) == before
+
+
+def test_a_run_file_written_by_hand_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("model: mine\n")
+    with pytest.raises(OutputError, match="was not written by a run"):
+        RunFolder.open(tmp_path, TEXT, overwrite=True)
+    assert (tmp_path / "run.yaml").read_text() == "model: mine\n"
+
+
+def test_two_processes_never_write_one_run(tmp_path: Path) -> None:
+    held = RunFolder.open(tmp_path / "run", TEXT)
+    code = (
+        "import sys; from expunge.run_folder import RunFolder; from expunge.errors import OutputError\n"
+        "try: RunFolder.open(sys.argv[1], sys.argv[2])\n"
+        "except OutputError as error: sys.exit(str(error))"
+    )
+    again = [sys.executable, "-c", code, str(held.path), TEXT]
+    refused = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert "is being written by another process" in refused.stderr
+    assert held._held is not None
+    held._held.close()
+    assert subprocess.run(again, capture_output=True, text=True, check=False).returncode == 0

@@ -12,7 +12,7 @@ from expunge.data.documents import split_documents
 from expunge.errors import ConfigError, ModelError, did_you_mean
 from expunge.evaluation.suite import select
 from expunge.models.fingerprint import fingerprint, tokenizer_digest
-from expunge.models.loading import load_model, load_tokenizer
+from expunge.models.loading import load_model, load_tokenizer, tokens_at_most
 from expunge.requests import Request
 from expunge.training.run import Progress, silent
 
@@ -54,7 +54,7 @@ class Parts:
         progress(1, 3, "loading")
         tokenizer = load_tokenizer(config.model)
         progress(2, 3, "loading")
-        request = fit_to(request, tokenizer, config.training.max_length)
+        request = fit_to(request, tokenizer, tokens_at_most(config.model, config.training.max_length))
         suite, metrics = build_suite(config.suite, request)
         select(suite, metrics, controls={"target", *(["retrained"] if config.retrained else [])})  # type: ignore[arg-type]
         if config.retrained is not None:

@@ -68,6 +68,7 @@ def fit(method: Method, parts: Parts, folder: RunFolder, config: RunConfig) -> E
 def evaluate_erasure(erasure: Erasure, parts: Parts, folder: RunFolder) -> None:
     """Score the erased model beside its controls and write ``samples.jsonl`` and ``scores.json``."""
     controls = parts.controls
+    erasure.tokenizer = parts.tokenizer
     began = time.perf_counter()
     with erasure.applied(parts.target) as erased:
         outputs = parts.outputs(erased, "erased")

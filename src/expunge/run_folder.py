@@ -12,7 +12,12 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 import expunge
 from expunge.config.run_file import RunConfig
@@ -24,6 +29,19 @@ from expunge.methods.interface import Erasure
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "numpy", "scipy", "rouge-score")
 _ENVIRONMENT = "environment.json"
 _LISTED = 5
+_FILES = {
+    _ENVIRONMENT,
+    "checkpoints",
+    "erasure",
+    "audits.json",
+    "report.html",
+    "samples.jsonl",
+    "scores.json",
+    "training.jsonl",
+    ".model",
+}
+_CHECKPOINT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what save_pretrained writes
+_SEED = re.compile(r"seed-\d+$")
 _TEMPORARY = re.compile(r"\..+\.\d+\.(tmp|old)$")  # as files.py names them
 
 
@@ -35,6 +53,7 @@ class RunFolder:
 
     def __init__(self, path: Path, run_name: str = "run.yaml", last: str = "report.html") -> None:
         self.path, self.run_name, self.last = path, run_name, last
+        self._held: IO[bytes] | None = None
 
     @classmethod
     def open(
@@ -54,11 +73,14 @@ class RunFolder:
         """
         folder = cls.check(path, text, overwrite=overwrite, run_name=run_name, last=last)
         with writing(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder._lock()
             if overwrite or not folder._begun():
                 folder.clear()
-            folder.path.mkdir(parents=True, exist_ok=True)
         folder._sweep()
-        write_text(folder.run_file, text)
+        if not folder.run_file.is_file():
+            write_text(folder.run_file, text)
+            folder._lock()
         return folder
 
     @classmethod
@@ -78,6 +100,27 @@ class RunFolder:
             folder._check(text, overwrite=overwrite)
         return folder
 
+    def _check_deletable(self) -> None:
+        """Refuse to delete a run beside which somebody keeps files of their own."""
+        foreign = self._foreign()
+        if foreign:
+            more = f" and {len(foreign) - _LISTED} more" if len(foreign) > _LISTED else ""
+            raise OutputError(
+                f"{self.path} holds files that are no run's ({', '.join(foreign[:_LISTED])}{more}), so nothing in it "
+                "is touched. Choose another folder."
+            )
+
+    def _foreign(self) -> list[str]:
+        """Names in the folder that no run of this kind writes; nothing of theirs is ever deleted."""
+        known = _FILES | {self.run_name}
+        if self.last == "config.json":  # a trained model's own files
+            known |= {entry.name for pattern in _CHECKPOINT for entry in self.path.glob(pattern)}
+        return sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if entry.name not in known and not _TEMPORARY.match(entry.name) and not _SEED.match(entry.name)
+        )
+
     def _check(self, text: str, *, overwrite: bool) -> None:
         """Refuse a folder that the run ``text`` may not use."""
         if self.path.exists() and not self.path.is_dir():
@@ -89,7 +132,13 @@ class RunFolder:
                 f"{self.path} exists and holds no run (there is no {self.run_name} in it), "
                 "so nothing in it is touched. Choose another folder."
             )
+        if overwrite and not (self.path / _ENVIRONMENT).is_file() and self.run_file.read_bytes() != text.encode():
+            raise OutputError(
+                f"{self.run_file} was not written by a run (there is no {_ENVIRONMENT} beside it), so it is not "
+                "deleted. Choose another folder."
+            )
         if overwrite or not self._begun():
+            self._check_deletable()
             return
         if self.run_file.read_bytes() != text.encode():
             raise OutputError(
@@ -113,10 +162,29 @@ class RunFolder:
         return any(file.is_file() and file.name not in facts for file in self.path.rglob("*"))
 
     def clear(self) -> None:
-        """Delete everything in the folder: the run file last, so that a kill leaves what can be overwritten again."""
+        """Delete what runs write: the run file last, so that a kill leaves what can be overwritten again."""
         if self.path.is_dir():
-            for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.run_file):
-                _delete(entry)
+            foreign = set(self._foreign())
+            order = {self.path / _ENVIRONMENT: 1, self.run_file: 2}
+            for entry in sorted(self.path.iterdir(), key=lambda entry: order.get(entry, 0)):
+                if entry.name not in foreign:
+                    _delete(entry)
+
+    def _lock(self) -> None:
+        """Hold the run file for this process until it ends, so that two of them never write one run."""
+        if fcntl is None or not self.run_file.is_file():
+            return
+        file = self.run_file.open("r+b")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return  # a file system without locks
+            raise OutputError(
+                f"{self.path} is being written by another process. Wait for it to end, or choose another folder."
+            ) from error
+        self._held = file
 
     def _sweep(self) -> None:
         """Delete the temporary files of a killed process."""

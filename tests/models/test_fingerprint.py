@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
 
 import zoo
 from expunge.models.fingerprint import Fingerprint, fingerprint, memory_digest, source_files, tokenizer_digest
+from expunge.models.loading import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +204,38 @@ def test_a_folder_whose_shard_is_missing_has_no_source(tmp_path: Path) -> None:
     source_files(str(tmp_path))[1].unlink()
     assert source_files(str(tmp_path)) == []
     assert source_files("") == source_files(str(tmp_path / "none")) == []
+
+
+def test_a_tied_head_may_be_stored_or_not(tmp_path: Path) -> None:
+    zoo.save("gpt2", tmp_path / "once")
+    shutil.copytree(tmp_path / "once", tmp_path / "twice")
+    tensors = load_file(tmp_path / "once" / "model.safetensors")
+    assert "lm_head.weight" not in tensors
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    save_file(tensors, tmp_path / "twice" / "model.safetensors", metadata={"format": "pt"})
+    once, twice = (fingerprint(load_model(tmp_path / n), load_tokenizer(tmp_path / n)) for n in ("once", "twice"))
+    assert once.differences(twice) == []
+
+
+def test_an_old_way_of_writing_the_configuration_is_the_same_model(tmp_path: Path) -> None:
+    zoo.save("llama", tmp_path / "new")
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    config["torch_dtype"] = config.pop("dtype")
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    new, old = (fingerprint(load_model(tmp_path / n), load_tokenizer(tmp_path / n)) for n in ("new", "old"))
+    assert new.differences(old) == []
+
+
+def test_a_hub_id_says_nothing_about_the_revision_that_was_loaded() -> None:
+    # loaded by somebody else from somewhere: only the values in memory can tell
+    model = zoo.model("llama")
+    model.config._name_or_path = "owner/name"
+    assert fingerprint(model, zoo.tokenizer("llama")).basis == "memory"
+
+
+def test_the_file_that_transformers_loads_is_the_one_that_counts(tmp_path: Path) -> None:
+    zoo.save("llama", tmp_path / "both")
+    (tmp_path / "both" / "model.safetensors.index.json").write_text('{"weight_map": {"x": "other.safetensors"}}')
+    assert source_files(tmp_path / "both") == [tmp_path / "both" / "model.safetensors"]

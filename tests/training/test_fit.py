@@ -153,8 +153,8 @@ def test_few_steps_and_cut_rows_are_said(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING, "expunge"):
         fit("grad_ascent", request=long, epochs=1, max_length=64)
     text = caplog.text
-    assert "only 2 optimizer steps (2 forwards of accumulation 1)" in text
-    assert "1 of 4 rows are longer than training.max_length=64" in text
+    assert "only 2 optimizer steps at learning rate 0.001" in text
+    assert "1 of 4 rows are longer than 64 tokens (training.max_length, or what the model takes)" in text
 
 
 def test_a_rounded_away_update_is_said(caplog: pytest.LogCaptureFixture) -> None:

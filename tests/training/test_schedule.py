@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from expunge.training.schedule import Schedule, make_schedule
+from expunge.training.schedule import Schedule, make_schedule, rate_factor
 from expunge.training.settings import TrainingSettings
 
 
@@ -106,3 +106,33 @@ def test_retain_rows_can_lead() -> None:
 def test_partial_epochs_and_step_limits(changed: dict[str, Any], rows: int) -> None:
     # Half of 16 rows; one step of 8; never less than one row.
     assert len(forget_rows(lay_out(16, 16, **changed))) == rows
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "shape", "factors"),
+    [
+        (1, 1, "linear", [1]),  # the only step is taken at the peak
+        (2, 1, "linear", [1 / 2, 1]),
+        (7, 2, "linear", [1 / 3, 2 / 3, 1, 4 / 5, 3 / 5, 2 / 5, 1 / 5]),  # 5 steps from the peak down
+        (3, 9, "linear", [1 / 3, 2 / 3, 1]),  # more warm-up than training still reaches the peak
+        (4, 0, "linear", [1, 3 / 4, 1 / 2, 1 / 4]),
+        (4, 0, "cosine", [1, 0.5 * (1 + 0.5**0.5), 0.5, 0.5 * (1 - 0.5**0.5)]),  # cos of 0, 45, 90, 135 degrees
+        (3, 1, "constant_with_warmup", [1 / 2, 1, 1]),
+    ],
+)
+def test_every_step_moves_the_model(steps: int, warmup: int, shape: str, factors: list[float]) -> None:
+    assert [rate_factor(step, steps, warmup, shape) for step in range(steps)] == pytest.approx(factors)
+
+
+def test_a_handful_of_rows_has_a_step_an_epoch() -> None:
+    # 6 rows make 2 forwards of 4 an epoch: accumulation 8 would make one step of 4 epochs.
+    schedule = lay_out(6, 6, accumulation=8, epochs=4)
+    assert (schedule.accumulation, schedule.steps) == (2, 3)  # 24 rows in steps of 8
+    assert schedule.epoch(1) == pytest.approx(8 / 6, abs=1e-4)
+    assert schedule.epoch(3) == 4
+
+
+def test_the_epoch_never_exceeds_the_run() -> None:
+    # 5 rows, 3 epochs: 15 rows in steps of 8, the second has 7.
+    schedule = lay_out(5, 5)
+    assert [schedule.epoch(step) for step in (1, 2)] == [1.6, 3.0]

@@ -108,8 +108,9 @@ def test_the_log_has_a_line_a_step_with_its_parts_and_rate(tmp_path: Path) -> No
     lines = read_history(tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["epoch"] for line in lines] == [0.3333, 0.6667, 1.0, 1.3333, 1.6667, 2.0]  # 3 steps an epoch
-    # Three steps of warm-up from 0, then down to 0 at step 6: the rates that steps 1 to 6 were taken with.
-    assert [line["learning_rate"] for line in lines] == pytest.approx([0, 2e-4, 4e-4, 6e-4, 4e-4, 2e-4])
+    # Three steps of warm-up to the peak at the fourth, then down to what would be 0 at a seventh: the rates that steps
+    # 1 to 6 were taken with.
+    assert [line["learning_rate"] for line in lines] == pytest.approx([1.5e-4, 3e-4, 4.5e-4, 6e-4, 4e-4, 2e-4])
     for line in lines:
         assert list(line) == ["step", "epoch", "loss", "forget_loss", "retain_loss", "learning_rate", "grad_norm"]
         assert line["loss"] == pytest.approx(line["forget_loss"] + line["retain_loss"])

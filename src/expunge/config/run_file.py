@@ -99,7 +99,9 @@ class RunConfig(BaseModel):
         if seeds is None:
             values["seeds"] = (training.get("seed", 0) if isinstance(training, dict) else 0,)
         elif isinstance(seeds, int) and not isinstance(seeds, bool):
-            values["seeds"] = tuple(range(seeds))
+            seeds = values["seeds"] = tuple(range(seeds))
+        if seeds and isinstance(training, dict) and training.get("seed", seeds[0]) != seeds[0]:
+            raise ValueError(f"training.seed={training['seed']} and seeds {list(seeds)} disagree; give one of them")
         return values
 
     @model_validator(mode="after")

@@ -13,18 +13,19 @@ from expunge.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except that a float needs no dot (``1e-5``) and ``on``/``off``/``yes``/``no`` are
-    words."""
+    """YAML 1.1 as PyYAML reads it, except that a float needs no dot (``1e-5``) and that ``010``, ``1:30``, dates,
+    ``on``, ``off``, ``yes`` and ``no`` are words."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool"))]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool", ":int", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _FLOAT = re.compile(
     r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf)$|^\.(?:nan|NaN)$"
 )
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
@@ -40,9 +41,11 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 def parse_value(text: str) -> Any:
     """One value as YAML reads it: ``5`` int, ``1e-5`` float, ``true`` bool, ``[a, b]`` list, anything else a string."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+        value = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError:
         return text
+    # a path may hold " #", which YAML would take for a comment
+    return text if isinstance(value, str) and " #" in text and not text.startswith(("'", '"')) else value
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from expunge.errors import ErasureError
 from expunge.files import write_json
 from expunge.methods.interface import Erasure, Kind
 from expunge.models.fingerprint import memory_digest
-from expunge.models.state import preserved
+from expunge.models.state import marked, preserved
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -58,7 +58,8 @@ class Adapter(Erasure):
         with self.attached(model) as adapted:
             for parameter in adapted.parameters():
                 parameter.requires_grad_(False)
-            yield model
+            with marked(model, self.kind):
+                yield model
 
     @contextmanager
     def attached(self, model: PreTrainedModel) -> Iterator[PeftModel]:

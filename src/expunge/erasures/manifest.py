@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,14 @@ from expunge.models.fingerprint import Fingerprint
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger("expunge")
+
 MANIFEST = "manifest.json"
+FILES = {
+    "weight_change": ("weights.safetensors",),
+    "adapter": ("adapter_model.safetensors", "adapter_config.json"),
+}
+"""What an erasure of each format reads, and so must list with its hash."""
 
 
 class FileEntry(BaseModel):
@@ -104,7 +112,9 @@ def read_manifest(folder: str | Path) -> Manifest:
         manifest = Manifest.model_validate(values)
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise ErasureError(f"{file} is damaged: {error}. Make the erasure again.") from error
-    problems = []
+    problems = [
+        f"{MANIFEST} does not list {name}" for name in FILES.get(manifest.format, ()) if name not in manifest.files
+    ]
     for name, entry in manifest.files.items():
         part = path / name
         if Path(name).name != name or not part.is_file():
@@ -145,9 +155,13 @@ def check_target(manifest: Manifest, found: Fingerprint) -> None:
     """Refuse a model that is not the one the erasure was made for."""
     expected = manifest.target
     parts = found.differences(expected)
-    if found.basis != expected.basis and "weights" in parts:
+    if found.basis != expected.basis and "weights" in parts and found.dtype == expected.dtype:
         # Files and memory give different digests of the same weights; the erasure's own check of values decides.
         parts.remove("weights")
+    if parts == ["config"] and found.basis == expected.basis:
+        # The very same weights and tokenizer: releases of transformers write one configuration in several ways.
+        log.warning("the model's configuration is written differently from the target's; its weights are the same.")
+        return
     if parts:
         raise ErasureError(
             f"this erasure was made for another model: {' and '.join(parts)} differ "

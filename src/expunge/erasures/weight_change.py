@@ -14,6 +14,7 @@ from expunge.erasures.manifest import Manifest, check_target, save_erasure, save
 from expunge.errors import ErasureError
 from expunge.methods.interface import Erasure, Kind
 from expunge.models.fingerprint import fingerprint, memory_digest
+from expunge.models.state import marked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,11 +45,13 @@ class WeightChange(Erasure):
     def applied(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         parameters = self._matching(model)
         self._check_identity(model, parameters)
-        kept = {name: parameters[name].detach().clone() for name in self.tensors}
+        # in host memory: on a GPU there may be no room for a second copy
+        kept = {name: parameters[name].detach().to("cpu", copy=True) for name in self.tensors}
         try:
             for name, value in self.tensors.items():
                 parameters[name].data.copy_(value)
-            yield model
+            with marked(model, self.kind):
+                yield model
         finally:
             for name, value in kept.items():
                 parameters[name].data.copy_(value)
@@ -90,6 +93,10 @@ def fingerprint_like(model: PreTrainedModel, manifest: Manifest, tokenizer: Any 
     return fingerprint(model, None, tokenizer_digest_as=manifest.target.tokenizer)
 
 
+def _squared_norm(values: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
+
+
 def changed_tensors(
     before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -104,8 +111,9 @@ def changed_tensors(
         new = after[name].detach().to(device=old.device, dtype=old.dtype)
         total += old.numel()
         difference = new != old
-        exact += float((after[name].detach().to(old.device).double() - old.double()).square().sum())
-        lost += float((after[name].detach().to(old.device).double() - new.double()).square().sum())
+        trained = after[name].detach().to(old.device)
+        exact += _squared_norm(trained - old)
+        lost += _squared_norm(trained - new)
         if bool(difference.any()):
             elements += int(difference.sum())
             tensors[name] = new.cpu().contiguous()

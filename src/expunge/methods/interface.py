@@ -110,6 +110,8 @@ class Erasure(ABC):
 
     kind: ClassVar[Kind]
     manifest: Manifest
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """The target's tokenizer, as ``fit`` leaves it; set it on a loaded erasure to have it checked by ``applied``."""
 
     @property
     def details(self) -> dict[str, Any]:

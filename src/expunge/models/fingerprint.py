@@ -58,16 +58,17 @@ def fingerprint(
     raw bytes under sorted tensor names count, so that neither sharding nor file order matters.
     """
     source = str(getattr(model.config, "_name_or_path", "") or "")
-    files = source_files(source)
-    config = model.config.to_diff_dict()
+    files = source_files(getattr(model, SOURCE_FOLDER, source))
+    # a tied head may or may not be stored beside the embedding it is
+    ties = frozenset(getattr(model, "all_tied_weights_keys", None) or ())
     if files:
-        config = json.loads((files[0].parent / "config.json").read_text(encoding="utf-8"))
-        weights, basis = _files_digest(tuple((f.resolve(), *_version(f)) for f in files)), "source"
+        weights, basis = _files_digest(tuple((f.resolve(), *_version(f)) for f in files), ties), "source"
     else:
-        weights, basis = memory_digest(model.state_dict()), "memory"
+        state = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
+        weights, basis = memory_digest(state), "memory"
     quantization = getattr(model.config, "quantization_config", None)
     return Fingerprint(
-        config=_json_digest({k: v for k, v in config.items() if k not in _VOLATILE}),
+        config=_json_digest({k: v for k, v in model.config.to_diff_dict().items() if k not in _VOLATILE}),
         tokenizer=tokenizer_digest(tokenizer) if tokenizer is not None else tokenizer_digest_as,
         weights=weights,
         basis=basis,  # type: ignore[arg-type]
@@ -100,27 +101,31 @@ def memory_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return _digest((name, f"{t.dtype}{tuple(t.shape)}", raw(t)) for name, t in sorted(tensors.items()))
 
 
-def source_files(source: str) -> list[Path]:
-    """The safetensors files behind a folder or a hub id that is in the local cache; empty where there are none."""
-    folder = Path(source) if source else None
-    if folder is None or not folder.is_dir():
-        folder = _cached_folder(source) if source else None
-    if folder is None or not (folder / "config.json").is_file():
+SOURCE_FOLDER = "_expunge_source"
+"""Attribute of a loaded model: the folder its files were in. A hub id alone does not say which revision was loaded."""
+
+
+def source_files(folder: str | Path) -> list[Path]:
+    """The safetensors files that transformers loads from a folder; empty where there are none."""
+    folder = Path(folder)
+    if not str(folder) or not (folder / "config.json").is_file():
         return []
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files = sorted(folder / name for name in names)
-    else:
-        files = [folder / "model.safetensors"]
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        return []
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    files = sorted(folder / name for name in names)
     return files if all(file.is_file() for file in files) else []
 
 
-def _cached_folder(source: str) -> Path | None:
+def hub_folder(hub_id: str) -> Path | None:
+    """The folder of the hub cache that a hub id without a revision is loaded from."""
     from transformers.utils.hub import cached_file
 
     try:
-        found = cached_file(source, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(hub_id, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError):
         return None
     return Path(found).parent if found else None
@@ -133,12 +138,12 @@ def _version(file: Path) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=64)
-def _files_digest(files: tuple[tuple[Any, ...], ...]) -> str:
+def _files_digest(files: tuple[tuple[Any, ...], ...], ties: frozenset[str]) -> str:
     """Digest of weight files; the rest of each entry is there so that a changed file is read again."""
-    return _digest(_file_tensors([path for path, *_ in files]))
+    return _digest(_file_tensors([path for path, *_ in files], ties))
 
 
-def _file_tensors(files: Iterable[Path]) -> Iterable[tuple[str, str, Any]]:
+def _file_tensors(files: Iterable[Path], ties: frozenset[str]) -> Iterable[tuple[str, str, Any]]:
     import mmap
 
     entries: list[tuple[str, str, Path, int, int]] = []
@@ -147,7 +152,7 @@ def _file_tensors(files: Iterable[Path]) -> Iterable[tuple[str, str, Any]]:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
         for name, entry in header.items():
-            if name != "__metadata__":
+            if name != "__metadata__" and name not in ties:
                 begin, end = entry["data_offsets"]
                 what = f"{entry['dtype']}{tuple(entry['shape'])}"
                 entries.append((name, what, path, 8 + size + begin, 8 + size + end))

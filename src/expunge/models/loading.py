@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.config.run_file import ModelSpec
 from expunge.errors import ModelError
+from expunge.models.fingerprint import SOURCE_FOLDER, hub_folder
+from expunge.models.limits import config_limit
 from expunge.models.quiet import quiet
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrai
     dtype = spec.dtype
     if dtype == "auto":
         on_cpu = device == "cpu" if spec.device_map is None else not torch.cuda.is_available()
-        dtype = "float32" if on_cpu or spec.device_map == "cpu" else "bfloat16"
+        half = not on_cpu and spec.device_map != "cpu" and torch.cuda.is_bf16_supported()
+        dtype = "bfloat16" if half else "float32"
     kwargs: dict[str, Any] = {"dtype": getattr(torch, dtype), "trust_remote_code": spec.trust_remote_code}
     if spec.device_map is not None:
         kwargs["device_map"] = spec.device_map
@@ -72,6 +75,9 @@ def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrai
             f"the weights of the {role} model {spec.path!r} are not those of a whole {type(model).__name__} as its "
             f"config.json describes it: {'; '.join(random[:5])}{more}. Pass a folder written by save_pretrained."
         )
+    folder = source if Path(source).is_dir() else hub_folder(source)
+    if folder is not None:
+        setattr(model, SOURCE_FOLDER, str(folder))
     if spec.device_map is None:
         model = model.to(device)  # type: ignore[arg-type]
     model.eval()
@@ -106,6 +112,21 @@ def load_tokenizer(spec: ModelSpec | str | Path, *, role: str = "target") -> Pre
             "Save it into the same folder with tokenizer.save_pretrained(folder)."
         )
     return tokenizer
+
+
+def tokens_at_most(spec: ModelSpec | str | Path, wanted: int, *, role: str = "target") -> int:
+    """``wanted`` tokens, or as many as the model's configuration says it takes (read without loading weights)."""
+    from transformers import AutoConfig
+
+    spec = _spec(spec)
+    try:
+        config = AutoConfig.from_pretrained(resolve(spec.path, role=role), trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the {role} model {spec.path!r} has no config.json that can be read: {_first(error)}"
+        ) from error
+    limit = config_limit(config)
+    return wanted if limit is None else min(wanted, limit)
 
 
 def resolve(path: str, *, role: str) -> str:

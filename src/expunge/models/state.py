@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+APPLIED = "_expunge_applied"
 _ATTRIBUTES = (
     "forward",
     "_original_forward",
@@ -19,6 +20,23 @@ _ATTRIBUTES = (
     "_require_grads_hooks",
 )
 _INPUT_HOOK = "make_inputs_require_grads"  # what transformers calls the hook that gradient checkpointing leaves behind
+
+
+@contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """The caller's random numbers (Python's, NumPy's, torch's) go on afterwards as if nothing had drawn inside."""
+    import random
+
+    import numpy as np
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextmanager
@@ -76,3 +94,17 @@ def preserved(model: nn.Module) -> Iterator[None]:
             parameter.grad = grad
         if use_cache is not None:
             model.config.use_cache = use_cache  # type: ignore[union-attr]
+
+
+@contextmanager
+def marked(model: nn.Module, kind: str) -> Iterator[None]:
+    """Inside, ``model._expunge_applied`` names the kinds of the erasures that are applied, for scores to say."""
+    before = model.__dict__.get(APPLIED, ())
+    model.__dict__[APPLIED] = (*before, kind)
+    try:
+        yield
+    finally:
+        if before:
+            model.__dict__[APPLIED] = before
+        else:
+            model.__dict__.pop(APPLIED, None)

@@ -20,11 +20,12 @@ from expunge.data.template import Template
 from expunge.erasures.adapter import Adapter, base_digest, carries_adapter, lora_config, with_lora
 from expunge.erasures.manifest import Manifest
 from expunge.erasures.weight_change import WeightChange, changed_tensors
-from expunge.errors import ModelError, RequestError
+from expunge.errors import ModelError, RequestError, TrainingError
 from expunge.files import writing
 from expunge.models.fingerprint import fingerprint
+from expunge.models.limits import max_tokens
 from expunge.models.logprobs import answer_logprobs
-from expunge.models.state import evaluating
+from expunge.models.state import evaluating, preserved_randomness
 from expunge.training.parameters import float32_copies, lora_values, select_parameters
 from expunge.training.reference import sequence_logprobs
 from expunge.training.run import History, Run
@@ -81,20 +82,20 @@ def fit_weights(
         )
     if getattr(model.config, "quantization_config", None) is not None and settings.parameters == "full":
         raise ModelError("a quantised model's weights cannot be trained. Set training.parameters=lora.")
+    limit = max_tokens(model, settings.max_length)
     sides = {
-        "forget": _Side(forget, tokenizer, run),
-        "retain": _Side(retain if method.uses_retain else (), tokenizer, run),
+        "forget": _Side(forget, tokenizer, run, limit),
+        "retain": _Side(retain if method.uses_retain else (), tokenizer, run, limit),
     }
     schedule = make_schedule(
         settings, forget_lengths=sides["forget"].lengths, retain_lengths=sides["retain"].lengths, lead=lead
     )
     if schedule.steps < _FEW_STEPS:
         log.warning(
-            "only %d optimizer steps (%d forwards of accumulation %d): the model will hardly move. "
-            "Raise training.epochs or lower training.accumulation.",
+            "only %d optimizer steps at learning rate %g: the model may hardly move. "
+            "Raise training.epochs or training.learning_rate, or lower training.accumulation.",
             schedule.steps,
-            len(schedule.micros),
-            schedule.accumulation,
+            settings.rate,
         )
     target = fingerprint(model, tokenizer)
     manifest = Manifest(
@@ -107,17 +108,30 @@ def fit_weights(
     )
     key = _key(manifest, sides)
     loop = _Loop(method, schedule, sides, pad_id(tokenizer), run, key)
-    if settings.parameters == "lora":
-        return _fit_adapter(model, tokenizer, manifest, loop)
-    names = select_parameters(model, settings.layers)
+    with preserved_randomness():
+        if settings.parameters == "lora":
+            return _fit_adapter(model, tokenizer, manifest, loop)
+        return _fit_full(model, tokenizer, manifest, loop)
+
+
+def _fit_full(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, manifest: Manifest, loop: _Loop
+) -> WeightChange:
+    names = select_parameters(model, loop.run.settings.layers)
     with float32_copies(model, names, autocast=loop.autocast(model)) as originals:
         loop.train(model, model)
         trained = {name: p for name, p in model.named_parameters() if name in originals}
         tensors, details = changed_tensors(originals, trained)
+    if not tensors:
+        rounded = f" Rounding to {manifest.target.dtype} lost the update." if details["rounding_norm"] else ""
+        raise TrainingError(
+            f"{manifest.method}: training changed no weight in {loop.schedule.steps} optimizer steps.{rounded} "
+            "Raise training.learning_rate or training.epochs, or load the target with model.dtype=float32."
+        )
     if details["rounding_norm"] > 0.5 * details["update_norm"] > 0:
         log.warning(
             "rounding to %s loses %.0f%% of the update: load the target in float32 (model.dtype=float32) to keep it.",
-            target.dtype,
+            manifest.target.dtype,
             100 * details["rounding_norm"] / details["update_norm"],
         )
     return WeightChange(manifest.model_copy(update={"details": details}), tensors, tokenizer)
@@ -137,6 +151,11 @@ def _fit_adapter(
             name: tensor.detach().cpu().clone().contiguous()
             for name, tensor in get_peft_model_state_dict(adapted).items()
         }
+    if not any(bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name):
+        raise TrainingError(
+            f"{manifest.method}: training left the adapter at zero in {loop.schedule.steps} optimizer steps. "
+            "Raise training.learning_rate or training.epochs."
+        )
     details = {
         "tensors_changed": len(tensors),
         "rank": settings.lora_rank,
@@ -148,15 +167,15 @@ def _fit_adapter(
 class _Side:
     """The rows of one side as examples, with their labels for messages."""
 
-    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, run: Run) -> None:
-        length = run.settings.max_length
+    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, run: Run, length: int) -> None:
         self.rows = split_documents(rows, tokenizer, length)
         template = Template.of(tokenizer, run.template)
         self.examples: list[Example] = encode_all(tokenizer, template, self.rows, max_length=length)
         cut = sum(example.truncated for example in self.examples)
         if cut:
             log.warning(
-                "%d of %d rows are longer than training.max_length=%d tokens; the ends of their answers are cut.",
+                "%d of %d rows are longer than %d tokens (training.max_length, or what the model takes); the ends of "
+                "their answers are cut.",
                 cut,
                 len(self.examples),
                 length,

@@ -23,7 +23,8 @@ def select_parameters(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Names of the floating-point parameters that match one of ``patterns`` (shell wildcards); all without patterns."""
     names = [name for name, parameter in model.named_parameters() if parameter.is_floating_point()]
     chosen = _matching(names, patterns)
-    meta = [name for name, parameter in model.named_parameters() if name in set(chosen) and parameter.is_meta]
+    parameters = dict(model.named_parameters())
+    meta = [name for name in chosen if parameters[name].is_meta]
     if meta:
         raise ModelError(
             f"{len(meta)} parameters are offloaded ({meta[0]}, ..) and cannot be trained. "

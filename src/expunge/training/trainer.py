@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from expunge.data.batches import Batch, collate
@@ -19,7 +20,7 @@ from expunge.data.encode import Example
 from expunge.errors import ConfigError, TrainingError, did_you_mean
 from expunge.models.logprobs import answer_logprobs
 from expunge.training.run import History, Progress
-from expunge.training.schedule import Micro, Schedule
+from expunge.training.schedule import Micro, Schedule, rate_factor
 from expunge.training.step import Side, Step, Totals
 
 if TYPE_CHECKING:
@@ -251,7 +252,22 @@ class UnlearningTrainer(Trainer):
     @property
     def epoch(self) -> float:
         """Passes over the lead rows so far (the Trainer's own epoch is the whole schedule)."""
-        return round(self.state.global_step / self.schedule.steps_per_epoch, 4)
+        return self.schedule.epoch(self.state.global_step)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The learning rate by :func:`~expunge.training.schedule.rate_factor`; the Trainer's own starts at 0, which
+        loses the first step."""
+        if self.lr_scheduler is None:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            shape = SchedulerType(self.args.lr_scheduler_type).value
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,  # type: ignore[arg-type]
+                lambda step: rate_factor(min(step, num_training_steps - 1), num_training_steps, warmup, shape),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
 
 class _Watch(TrainerCallback):
@@ -353,4 +369,6 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
 
 def uses_bfloat16(settings: TrainingSettings, *, on_cpu: bool) -> bool:
     """Whether forwards run under bfloat16 autocast (the trained weights themselves are float32)."""
-    return settings.dtype == "bfloat16" or (settings.dtype == "auto" and not on_cpu)
+    if settings.dtype == "auto":
+        return not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return settings.dtype == "bfloat16"
