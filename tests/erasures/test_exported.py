@@ -34,6 +34,11 @@ def made(
         return source, tmp_path / "erasure", logits(model)
 
 
+def _erasure(tmp_path: Path) -> None:
+    """Some erasure, for what is refused before the model is looked at."""
+    fit("npo", max_steps=1).save(tmp_path / "erasure")
+
+
 def reloaded(folder: Path, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval())
 
@@ -43,6 +48,7 @@ def reloaded(folder: Path, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def test_a_weight_change_exports_with_identical_logits(tmp_path: Path, family: str, dtype: str) -> None:
     source, erasure, expected = made(tmp_path, family, dtype)
     assert export(erasure, tmp_path / "out", model=str(source)) == tmp_path / "out"
+    assert exporting.foreign(tmp_path / "out") == []
     assert torch.equal(reloaded(tmp_path / "out", getattr(torch, dtype)), expected)
     assert not torch.equal(reloaded(source, getattr(torch, dtype)), expected)
 
@@ -112,13 +118,90 @@ def test_an_existing_folder_is_refused_and_replaced_only_on_demand(tmp_path: Pat
     source, erasure, expected = made(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "notes.txt").write_text("mine")
+    export(erasure, out, model=str(source))  # an empty folder is no loss
+    (out / "config.json").write_text("{}")
+    (out / "model-00001-of-00002.safetensors").write_text("an older, larger checkpoint")
     with pytest.raises(OutputError, match=r"exists. Choose another folder, or pass --overwrite"):
         export(erasure, out, model=str(source))
-    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+    assert (out / "config.json").read_text() == "{}"
     export(erasure, out, model=str(source), overwrite=True)
     assert torch.equal(reloaded(out), expected)
-    assert not (out / "notes.txt").exists()
+    assert not (out / "model-00001-of-00002.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data.json", "README.md", "train.py", "weights.bin", "sub/model.bin"])
+def test_what_is_no_checkpoint_is_never_replaced(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    _erasure(tmp_path)
+    with pytest.raises(OutputError, match=r"holds no checkpoint \(there is no config.json in it\)"):
+        export(tmp_path / "erasure", out, model="any", overwrite=True)
+    (out / "config.json").write_text("{}")
+    with pytest.raises(OutputError, match=rf"holds more than a checkpoint \({name.split('/')[0]}\)"):
+        export(tmp_path / "erasure", out, model="any", overwrite=True)
+    assert (out / name).read_text() == "mine"
+
+
+def test_links_are_not_a_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    (out / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+    assert exporting.foreign(out) == ["model.safetensors"]
+
+
+def test_the_target_the_current_folder_and_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = zoo.save("llama", tmp_path / "model")
+    _erasure(tmp_path)
+    before = sorted(path.read_bytes() for path in source.iterdir())
+    with pytest.raises(OutputError, match=r"model is the target's own folder"):
+        export(tmp_path / "erasure", tmp_path / "erasure" / ".." / "model", model=str(source), overwrite=True)
+    assert sorted(path.read_bytes() for path in source.iterdir()) == before
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OutputError, match=r"here is the current folder, which cannot be replaced. Name a folder in it"):
+        export(tmp_path / "erasure", ".", model=str(source))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="file is a file"):
+        export(tmp_path / "erasure", tmp_path / "file", model=str(source), overwrite=True)
+
+
+def test_a_relative_folder_is_taken_from_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, erasure, expected = made(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert export(erasure, "../out/", model=str(source)) == tmp_path / "out"
+    assert torch.equal(reloaded(tmp_path / "out"), expected)
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    source, erasure, _ = made(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(source)
+    with pytest.raises(ErasureError, match=r"made for another model: tokenizer differ"):
+        export(erasure, tmp_path / "out", model=str(source))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("parameters", ["full", "lora"])
+def test_the_target_is_restored_before_the_checkpoint_is_loaded(
+    tmp_path: Path, parameters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(zoo.save("llama", tmp_path / "model"))
+    erasure = fit("npo", model=model, max_steps=1, parameters=parameters, learning_rate=1e-2)
+    before, seen = snapshot(model), []
+    real = AutoModelForCausalLM.from_pretrained
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        seen.append(snapshot(model) == before)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    write_checkpoint(model, zoo.tokenizer("llama"), erasure, tmp_path / "out")
+    assert seen == [True]
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:

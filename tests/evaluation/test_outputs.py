@@ -11,7 +11,7 @@ import torch
 
 import zoo
 from expunge.data.batches import pad_id
-from expunge.data.encode import encode
+from expunge.data.encode import Example, encode
 from expunge.data.template import Template
 from expunge.errors import ModelError
 from expunge.evaluation import generation, outputs
@@ -211,3 +211,45 @@ def test_padding_id_does_not_matter(model: Any, tokenizer: Any) -> None:
     alone = [outputs.score_examples(model, [example], 0)[0] for example in examples]
     for left, right in zip(scores, alone, strict=True):
         np.testing.assert_allclose(left.logps, right.logps, atol=2e-5)
+
+
+def made(lengths: list[tuple[int, int]]) -> list[Example]:
+    """Examples of so many tokens, of which so many are answer."""
+    return [Example([0] * tokens, tokens - answer, True, tokens) for tokens, answer in lengths]
+
+
+def test_scoring_batches_on_a_cpu_count_padded_tokens() -> None:
+    # 2**26 logits / 2**17 = 512 padded tokens: five rows of 100
+    batches = outputs.scoring_batches(made([(100, 10)] * 12), 2**17, None)
+    assert [len(batch) for batch in batches] == [5, 5, 2]
+    # a small vocabulary leaves the bound of 8192 tokens: 81 rows
+    assert [len(batch) for batch in outputs.scoring_batches(made([(100, 10)] * 100), 1000, None)] == [81, 19]
+
+
+def test_scoring_batches_on_a_gpu_count_answer_tokens_against_the_free_memory() -> None:
+    # .15 of 4e9 bytes are 1.5e8 float32 logits; by 300,000 tokens that is 500 answer tokens: 50 rows
+    free, vocabulary = 4 * 10**9, 300_000
+    batches = outputs.scoring_batches(made([(100, 10)] * 120), vocabulary, free)
+    assert [len(batch) for batch in batches] == [50, 50, 20]
+    assert sorted(index for batch in batches for index in batch) == list(range(120))
+    # twenty times the memory: 10,000 answer tokens, so the 8192 padded ones bound it
+    assert [len(batch) for batch in outputs.scoring_batches(made([(100, 10)] * 120), vocabulary, 20 * free)] == [81, 39]
+    # next to none: 256 answer tokens all the same, and an answer of more stands alone
+    tight = outputs.scoring_batches(made([(400, 300), (90, 80), (90, 80), (90, 80), (90, 80)]), vocabulary, 0)
+    assert tight == [[0], [1, 2, 3], [4]]
+
+
+def test_rows_of_a_generation_batch() -> None:
+    # a 7B model: 2 * 32 layers * 32 heads * 128 * 500 tokens * 2 bytes = 262 MB a row
+    row = 2 * 32 * 32 * 128 * 500 * 2
+    assert generation.rows_that_fit(row, 32_000, None) == 2**30 // row == 4
+    # .3 of 60 GB = 18 GB: 68 rows
+    assert generation.rows_that_fit(row, 32_000, 60 * 10**9) == 18 * 10**9 // row == 68
+    assert generation.rows_that_fit(row, 32_000, 0) == 1
+    assert generation.rows_that_fit(100, 1000, 10**12) == 256
+    # logits: .15 of 1e8 bytes are 3.75e6 values, 37 rows of 100,000
+    assert generation.rows_that_fit(1, 100_000, 10**8) == 37
+
+
+def test_a_cpu_has_no_gpu_memory() -> None:
+    assert generation.free_bytes(torch.device("cpu")) is None

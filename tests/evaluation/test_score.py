@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -162,3 +163,34 @@ def test_a_folder_that_cannot_be_written(scores: Scores, tmp_path: Path) -> None
 def test_every_number_is_finite(scores: Scores) -> None:
     for row in scores.rows.values():
         assert all(math.isfinite(one.value) for one in row.values())
+
+
+def test_an_erased_model_without_its_target() -> None:
+    erased, retrained = (outputs(one, under_target=None) for one in (0.2, 0.1))
+    found = score(SUITE, erased=erased, retrained=retrained, effect="removal")
+    assert list(found.rows) == ["erased", "retrained"]
+    # R = .5, 1, 1.5 against 1, 2, 3: D = 2/3, and with three rows each that is p = .6
+    assert found.rows["erased"]["forget_quality_ks"].value == pytest.approx(2 / 3)
+    assert found.verdict.label == "indistinguishable from never trained"
+    assert "forget_answer_perplexity needs the target" in found.left_out["forget_answer_perplexity"]
+    assert not any(name.endswith("_target") for name in found.verdict.evidence)
+    assert set(found.samples[0]["answers"]) == {"erased", "retrained"}
+    with pytest.raises(ControlError, match="forget_answer_perplexity needs the target"):
+        score(SUITE, erased=erased, metrics=["forget_answer_perplexity"])
+    with pytest.raises(ConfigError, match="nothing to score"):
+        score(SUITE, retrained=retrained)
+
+
+def test_the_suite_says_which_score_is_its_utility() -> None:
+    def evidence(utility: str | None) -> dict[str, float]:
+        suite = dataclasses.replace(SUITE, utility=utility)
+        return dict(score(suite, target=outputs(0.9), erased=outputs(0.2)).verdict.evidence)
+
+    # "a b c d" is all of what was expected
+    assert evidence("retain_rouge")["utility_erased"] == 1.0
+    assert evidence("retain_rouge")["utility_target"] == 1.0
+    # the probability of the retain answers is there by its own name
+    for one in ("retain_probability", None):
+        found = evidence(one)
+        assert "utility_erased" not in found
+        assert found["retain_probability_erased"] == pytest.approx(0.7)

@@ -8,9 +8,9 @@ from expunge.evaluation.verdict import judge
 
 # A run that no rule holds for: the erased model stands where the retrained one does.
 CLEAN = {
-    "model_utility_erased": 0.60,
-    "model_utility_target": 0.64,
-    "model_utility_retrained": 0.62,
+    "utility_erased": 0.60,
+    "utility_target": 0.64,
+    "utility_retrained": 0.62,
     "forget_distinct_4grams_erased": 0.97,
     "forget_distinct_4grams_target": 0.99,
     "retain_distinct_4grams_erased": 0.98,
@@ -46,15 +46,15 @@ def label(**changes: object) -> str:
     [
         ({}, "indistinguishable from never trained"),
         # broken: below .8 of the retrained model's .62 = .496, not of the target's .64 = .512
-        ({"model_utility_erased": 0.495}, "broken"),
-        ({"model_utility_erased": 0.497}, "indistinguishable from never trained"),
-        ({"model_utility_erased": 0.511, "model_utility_retrained": DROPPED}, "broken"),
+        ({"utility_erased": 0.495}, "broken"),
+        ({"utility_erased": 0.497}, "indistinguishable from never trained"),
+        ({"utility_erased": 0.511, "utility_retrained": DROPPED}, "broken"),
         # a suite without utility goes by the retain probability: target .93, .8 of it is .744
         (
             {
-                "model_utility_erased": DROPPED,
-                "model_utility_target": DROPPED,
-                "model_utility_retrained": DROPPED,
+                "utility_erased": DROPPED,
+                "utility_target": DROPPED,
+                "utility_retrained": DROPPED,
                 "retain_probability_erased": 0.74,
             },
             "broken",
@@ -91,7 +91,7 @@ def label(**changes: object) -> str:
             "over-unlearned",
         ),
         # the first rule that holds
-        ({"model_utility_erased": 0.1, "forget_distinct_4grams_erased": 0.1, "forget_quality": 0.01}, "broken"),
+        ({"utility_erased": 0.1, "forget_distinct_4grams_erased": 0.1, "forget_quality": 0.01}, "broken"),
         ({"forget_distinct_4grams_erased": 0.1, "forget_quality": 0.01}, "gibberish"),
     ],
 )
@@ -127,7 +127,7 @@ def test_wrong_answers_stand_in_for_a_retrained_model_in_perplexity() -> None:
 
 def test_broken_and_gibberish_need_no_retrained_model() -> None:
     known = {name: value for name, value in CLEAN.items() if "retrained" not in name and "quality" not in name}
-    assert judge({**known, "model_utility_erased": 0.1}).label == "broken"
+    assert judge({**known, "utility_erased": 0.1}).label == "broken"
     assert judge({**known, "retain_distinct_4grams_erased": 0.1}).label == "gibberish"
 
 
@@ -146,6 +146,36 @@ def test_a_model_as_it_is() -> None:
 
 
 def test_a_control_without_utility_judges_nothing() -> None:
-    verdict = judge({**CLEAN, "model_utility_retrained": 0.0})
+    verdict = judge({**CLEAN, "utility_retrained": 0.0})
     assert verdict.label == "indistinguishable from never trained"
     assert "cannot be judged" in verdict.reasons[0]
+
+
+def test_without_the_target_the_comparison_with_the_retrained_model_stands() -> None:
+    known = {name: value for name, value in CLEAN.items() if "target" not in name}
+    verdict = judge(known, effect="removal")
+    assert verdict.label == "indistinguishable from never trained"
+    # utility is judged against the retrained model's; what needs the target is said not to have been
+    assert verdict.reasons[0] == "Its utility is 0.6, 97% of the retrained model's 0.62."
+    assert "Repetition of its forget answers was not judged: the target was not scored." in verdict.reasons
+    assert "Perplexity of its retain answers was not judged: the target was not scored." in verdict.reasons
+    assert judge({**known, "forget_quality": 0.01}).label == "not forgotten"  # 1.2 is short of 1.25
+    beyond = judge({**known, "forget_quality": 0.01, "forget_truth_ratio_median_erased": 1.3})
+    assert beyond.label == "over-unlearned"
+    assert "1.3, past the retrained model's 1.25 (the target was not scored)." in beyond.sentence
+    assert judge({**known, "utility_erased": 0.1}).label == "broken"
+
+
+def test_an_erased_model_alone() -> None:
+    known = {name: value for name, value in CLEAN.items() if name.endswith("_erased")}
+    verdict = judge(known, effect="suppression")
+    assert (verdict.label, verdict.effect) == ("no claim", "suppression")
+    assert verdict.reasons[0] == (
+        "Whether it is broken was not judged: neither the target nor a retrained model was scored."
+    )
+    assert verdict.sentence == (
+        "Nothing is claimed about forgetting without a retrained model. "
+        "The probability of the forget answers is 0.01, that of the retain answers is 0.9."
+    )
+    # also where nothing was scored that a rule looks at
+    assert "nothing was erased" not in judge({}, effect="removal").sentence

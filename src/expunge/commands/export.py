@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,14 @@ log = logging.getLogger("expunge")
 
 MERGE_TOLERANCE = 1e-5
 
+_LISTED = 5
+_WRITTEN = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|(vocab|merges)\.txt|chat_template\.jinja|[^.].*\.model"
+)
+"""The files that ``save_pretrained`` of a model and its tokenizer writes."""
+
 
 def export(
     folder: str | Path,
@@ -41,9 +50,10 @@ def export(
     Raises:
         ErasureError: an erasure that is no weight change (hooks and guards cannot be written into a checkpoint), or a
             checkpoint whose logits differ.
-        OutputError: ``to`` exists and ``overwrite`` was not given.
+        OutputError: ``to`` exists and ``overwrite`` was not given, or it is no checkpoint, which ``overwrite`` does not
+            delete, or it is the target's own folder.
     """
-    from expunge.models.loading import load_model, load_tokenizer
+    from expunge.models.loading import load_model, load_tokenizer, resolve
 
     source, spec = _find(Path(folder), model)
     erasure = Erasure.load(source)
@@ -52,12 +62,13 @@ def export(
             f"{source} holds an erasure of kind '{erasure.kind}', which acts while the model runs and cannot be "
             "written into a checkpoint. Apply it in Python with erasure.applied(model)."
         )
-    to = Path(to)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())) and not overwrite:
-        raise OutputError(f"{to} exists. Choose another folder, or pass --overwrite to replace it.")
+    to = Path(to).expanduser().resolve()
+    _check_place(to, resolve(spec.path, role="target"), overwrite=overwrite)
     progress(0, 3, "loading")
     spec = spec.model_copy(update={"dtype": erasure.manifest.target.dtype})
-    target, tokenizer = load_model(spec), load_tokenizer(spec)
+    tokenizer = load_tokenizer(spec)
+    erasure.tokenizer = tokenizer  # so that a target with another tokenizer is refused too
+    target = load_model(spec)
     progress(1, 3, "writing")
     write_checkpoint(target, tokenizer, erasure, to)
     progress(3, 3, "checked")
@@ -73,13 +84,15 @@ def write_checkpoint(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     with erasure.applied(target) as erased:
         expected = _logits(erased, probe)
     tolerance = 0.0
-    with merged(target, erasure) as model, new_folder(to) as temporary, quiet():
-        if erasure.manifest.format == "adapter":
-            tolerance = MERGE_TOLERANCE if model.dtype == torch.float32 else float("inf")
-        model.save_pretrained(temporary)
+    if erasure.manifest.format == "adapter":
+        tolerance = MERGE_TOLERANCE if target.dtype == torch.float32 else float("inf")
+    with new_folder(to) as temporary, quiet():
+        with merged(target, erasure) as model:
+            model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        written: Any = AutoModelForCausalLM.from_pretrained(temporary, dtype=model.dtype)
-        written = written.to(model.device).eval()
+        # The target is itself again and its backup is gone: with the written one two models are in memory.
+        written: Any = AutoModelForCausalLM.from_pretrained(temporary, dtype=target.dtype)
+        written = written.to(target.device).eval()
         difference = float((_logits(written, probe) - expected).abs().max())
         if not difference <= tolerance:
             raise ErasureError(
@@ -87,7 +100,7 @@ def write_checkpoint(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
                 "it was not kept. Report this with the model's architecture."
             )
         if tolerance == float("inf"):
-            log.warning("the adapter was merged in %s: logits moved by up to %g by rounding.", model.dtype, difference)
+            log.warning("the adapter was merged in %s: logits moved by up to %g by rounding.", target.dtype, difference)
 
 
 @contextmanager
@@ -99,7 +112,8 @@ def merged(target: PreTrainedModel, erasure: Erasure) -> Iterator[PreTrainedMode
         with erasure.applied(target) as model:
             yield model
         return
-    originals = {name: p.detach().clone() for name, p in target.named_parameters()}
+    # in host memory: on a GPU there may be no room for a second copy
+    originals = {name: p.detach().to("cpu", copy=True) for name, p in target.named_parameters()}
     try:
         with erasure.attached(target) as adapted:
             adapted.merge_adapter()  # type: ignore[operator]
@@ -108,6 +122,41 @@ def merged(target: PreTrainedModel, erasure: Erasure) -> Iterator[PreTrainedMode
     finally:
         for name, parameter in target.named_parameters():
             parameter.data.copy_(originals[name])
+
+
+def foreign(folder: Path) -> list[str]:
+    """Names in ``folder`` that are no regular files of a checkpoint, sorted."""
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_symlink() or not entry.is_file() or not _WRITTEN.fullmatch(entry.name)
+    )
+
+
+def _check_place(to: Path, source: str, *, overwrite: bool) -> None:
+    """Refuse a place where something would be lost that is no earlier export."""
+    if to == Path(source).resolve():
+        raise OutputError(f"{to} is the target's own folder. Choose another one.")
+    if to == Path.cwd():
+        raise OutputError(f"{to} is the current folder, which cannot be replaced. Name a folder in it.")
+    if not to.exists() or (to.is_dir() and not any(to.iterdir())):
+        return
+    if not to.is_dir():
+        raise OutputError(f"{to} is a file. Choose a folder.")
+    strangers = foreign(to)
+    if not (to / "config.json").is_file():
+        raise OutputError(
+            f"{to} exists and holds no checkpoint (there is no config.json in it), so nothing in it is touched. "
+            "Choose another folder."
+        )
+    if strangers:
+        more = f" and {len(strangers) - _LISTED} more" if len(strangers) > _LISTED else ""
+        raise OutputError(
+            f"{to} holds more than a checkpoint ({', '.join(strangers[:_LISTED])}{more}), so nothing in it is touched. "
+            "Choose another folder."
+        )
+    if not overwrite:
+        raise OutputError(f"{to} exists. Choose another folder, or pass --overwrite to replace that checkpoint.")
 
 
 def _find(folder: Path, model: str | None) -> tuple[Path, Any]:

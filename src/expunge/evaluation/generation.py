@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,20 @@ from expunge.data.batches import collate, pad_id
 from expunge.data.encode import Example, encode_prompt, end_token_ids
 from expunge.data.template import Template
 from expunge.errors import ModelError
+from expunge.models.limits import position_limit
 from expunge.requests.rows import Row
+from expunge.training.run import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[int, int, str], None]
-
-# One batch: rows, bytes of cached keys and values, values of its float32 logits.
+# One batch: rows, bytes of cached keys and values, values of its float32 logits. On a GPU the cache gets a share of the
+# free memory instead of a fixed number of bytes, and so do the logits.
 _ROWS = 256
 _CACHE_BYTES = 2**30
 _LOGIT_VALUES = 2**26
+_CACHE_SHARE = 0.3
+_LOGIT_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -90,22 +93,30 @@ def greedy_answers(
     return answers
 
 
-def position_limit(model: PreTrainedModel) -> int | None:
-    """How many tokens the model takes at most, None where nothing limits it."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "max_seq_len"):  # the latter in MPT
-        limit = getattr(config, name, None)
-        if limit and int(limit) > 0:
-            return int(limit)
-    return None
-
-
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where the model wants its token ids."""
     weight = model.get_input_embeddings().weight
     if not isinstance(weight, torch.Tensor):
         raise ModelError(f"{type(model).__name__} has no embedding matrix, so it cannot be run on token ids.")
     return weight.device
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """The bytes of GPU memory that new tensors can have, those that torch holds in reserve included; None for a device
+    that is no CUDA GPU."""
+    if device.type != "cuda":
+        return None
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + reserve
+
+
+def rows_that_fit(row_bytes: int, vocabulary: int, free: int | None) -> int:
+    """How many rows one batch of generation takes, at least one: ``row_bytes`` is what a row's keys and values come to,
+    ``free`` the bytes of GPU memory that are free (None: a CPU, where the budgets are fixed)."""
+    cache, logits = _CACHE_BYTES, _LOGIT_VALUES
+    if free is not None:
+        cache, logits = int(_CACHE_SHARE * free), int(_LOGIT_SHARE * free) // 4
+    return max(1, min(_ROWS, cache // row_bytes, logits // vocabulary))
 
 
 def _generate(
@@ -138,7 +149,7 @@ def _batches(model: PreTrainedModel, chosen: Sequence[int], expected: Sequence[i
     head = int(getattr(config, "head_dim", None) or max(hidden // heads, 1))
     vocabulary = int(getattr(config, "vocab_size", None) or 1)
     row_bytes = 2 * layers * shared * head * width * next(model.parameters()).element_size()
-    rows = max(1, min(_ROWS, _CACHE_BYTES // row_bytes, _LOGIT_VALUES // vocabulary))
+    rows = rows_that_fit(row_bytes, vocabulary, free_bytes(input_device(model)))
     order = sorted(chosen, key=lambda i: (-expected[i], i))
     for begin in range(0, len(order), rows):
         yield order[begin : begin + rows]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +20,25 @@ from expunge.data.batches import collate, length_batches, pad_id
 from expunge.data.encode import Example, encode_all
 from expunge.data.template import Style, Template
 from expunge.errors import ModelError
-from expunge.evaluation.generation import Progress, greedy_answers, input_device, position_limit
+from expunge.evaluation.generation import free_bytes, greedy_answers, input_device
 from expunge.evaluation.suite import Suite, select
 from expunge.evaluation.types import AnswerScores, ModelOutputs, RowOutputs, SetOutputs
+from expunge.models.limits import max_tokens, position_limit
 from expunge.models.logprobs import answer_logprobs
+from expunge.models.state import evaluating
 from expunge.requests.rows import Row
+from expunge.training.run import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# One batch of the scoring forward: rows, padded tokens, and the values of its float32 logits.
+# One batch of the scoring forward: rows, padded tokens, and the values of its float32 logits: a number on a CPU, on a
+# GPU a share of the free memory (next to the logits lie the head's own output and their logarithms).
 _ROWS = 512
 _TOKENS = 8192
+_LEAST = 256
 _LOGIT_VALUES = 2**26
+_LOGIT_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,7 @@ def run_model(
     """
     needs = select(suite, metrics).needs(suite)
     texts = Template.of(tokenizer, template)
-    limit = position_limit(model)
-    length = min(max_length, limit) if limit else max_length
+    length = max_tokens(model, max_length)
     items = [item for name, wanted in needs.items() for item in _items(name, suite.sets[name], wanted)]
     examples = encode_all(tokenizer, texts, [item.row for item in items], max_length=length)
     asked = [
@@ -78,7 +82,7 @@ def run_model(
         for index, row in enumerate(suite.sets[name])
         if row.kind != "document"  # nothing was asked there
     ]
-    with _evaluating(model):
+    with evaluating(model):
         began = time.perf_counter()
         scores = score_examples(model, examples, pad_id(tokenizer), progress=progress)
         scored = time.perf_counter()
@@ -108,7 +112,9 @@ def run_model(
         for name in needs
     }
     short = sum(answer.limit < max_new_tokens for answer in answers)
-    notes = (f"{short} greedy answers had less than {max_new_tokens} tokens of room; the model takes {limit}",)
+    notes = (
+        f"{short} greedy answers had less than {max_new_tokens} tokens of room; the model takes {position_limit(model)}",
+    )
     return ModelOutputs(sets, seconds, notes if short else ())
 
 
@@ -131,7 +137,7 @@ def add_target_fluency(
                 places.append((name, index))
                 examples.append(Example(ids, len(row.greedy_prompt), row.greedy_end is not None, len(ids)))
     began = time.perf_counter()
-    with _evaluating(target):
+    with evaluating(target):
         scores = score_examples(target, examples, pad_id(tokenizer), progress=progress, what="fluency")
     found = dict(zip(places, scores, strict=True))
     sets = {
@@ -156,9 +162,8 @@ def score_examples(
     length."""
     results: dict[int, AnswerScores] = {}
     vocabulary = int(getattr(model.config.get_text_config(), "vocab_size", None) or 1)
-    tokens = max(min(_TOKENS, _LOGIT_VALUES // vocabulary), 256)
     device = input_device(model)
-    for chosen in length_batches([len(example.input_ids) for example in examples], _ROWS, tokens):
+    for chosen in scoring_batches(examples, vocabulary, free_bytes(device)):
         batch = collate([examples[i] for i in chosen], padding).to(device)
         with torch.no_grad():
             scored = answer_logprobs(model, batch)
@@ -178,6 +183,29 @@ def score_examples(
     return [results[i] for i in range(len(examples))]
 
 
+def scoring_batches(examples: Sequence[Example], vocabulary: int, free: int | None) -> list[list[int]]:
+    """Indices of ``examples`` in batches, long ones first, for a model of ``vocabulary`` tokens on a device with
+    ``free`` bytes of memory (None: a CPU).
+
+    On a GPU the logits, which are made of answer tokens alone, get a share of what is free; on a CPU a fixed number of
+    values bounds all tokens of a batch, padding included. A single example may exceed the budget.
+    """
+    lengths = [len(example.input_ids) for example in examples]
+    if free is None:
+        return length_batches(lengths, _ROWS, max(min(_TOKENS, _LOGIT_VALUES // vocabulary), _LEAST))
+    most = max(int(_LOGIT_SHARE * free) // (4 * vocabulary), _LEAST)
+    batches: list[list[int]] = []
+    width = answers = 0
+    for index in sorted(range(len(examples)), key=lambda i: (-lengths[i], i)):
+        answers += examples[index].answer_length
+        rows = len(batches[-1]) + 1 if batches else 0
+        if not batches or rows > _ROWS or rows * width > _TOKENS or answers > most:
+            batches.append([])
+            width, answers = lengths[index], examples[index].answer_length
+        batches[-1].append(index)
+    return batches
+
+
 def _items(name: str, rows: Sequence[Row], wanted: frozenset[str]) -> Iterator[_Item]:
     for index, row in enumerate(rows):
         if "answer" in wanted:
@@ -187,15 +215,3 @@ def _items(name: str, rows: Sequence[Row], wanted: frozenset[str]) -> Iterator[_
         if "wrong" in wanted:
             for wrong in row.wrong_answers:
                 yield _Item(name, index, "wrong", row.with_answer(wrong))
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode is restored, also where they differed."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

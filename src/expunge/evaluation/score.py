@@ -54,7 +54,7 @@ class Scores:
 def score(
     suite: Suite,
     *,
-    target: ModelOutputs,
+    target: ModelOutputs | None = None,
     erased: ModelOutputs | None = None,
     retrained: ModelOutputs | None = None,
     metrics: Sequence[str] | None = None,
@@ -63,10 +63,13 @@ def score(
 ) -> Scores:
     """Score the outputs of the models on ``suite`` (run for the same ``metrics``) and judge them.
 
-    Without ``erased`` these are the scores of a model as it is. A score asked for by name that lacks its
-    control is a :class:`expunge.errors.ControlError` that says what to pass; in the default set it is left
-    out with the reason.
+    Without ``erased`` these are the scores of a model as it is; without ``target`` those of an erased model alone (or
+    beside the retrained one), and the verdict says which of its rules could not be judged. A score asked for by name
+    that lacks its control is a :class:`expunge.errors.ControlError` that says what to pass; in the default set it is
+    left out with the reason.
     """
+    if target is None and erased is None:
+        raise ConfigError("there is nothing to score: pass the outputs of the target, of the erased model, or of both.")
     outputs = {name: one for name, one in zip(MODELS, (target, erased, retrained), strict=True) if one is not None}
     selection = select(suite, metrics, controls=_controls(outputs))
     left_out = dict(selection.left_out)
@@ -75,7 +78,7 @@ def score(
         name: _scores(suite, selection, one, values[name], values.get("retrained"), name, left_out)
         for name, one in outputs.items()
     }
-    evidence = _evidence(rows, values, outputs)
+    evidence = _evidence(suite, rows, values, outputs)
     verdict = judge(evidence, effect=effect, left_out=left_out)
     notes = tuple(f"{name}: {note}." for name, one in outputs.items() for note in one.notes)
     verdict = Verdict(**{**vars(verdict), "reasons": (*verdict.reasons, *notes)})
@@ -145,15 +148,23 @@ def _scores(
 
 
 def _evidence(
+    suite: Suite,
     rows: Mapping[str, Mapping[str, Score]],
     values: Mapping[str, ModelValues],
     outputs: Mapping[str, ModelOutputs],
 ) -> dict[str, float]:
-    """The numbers that the verdict's rules look at, as far as they were scored."""
-    kept = ["model_utility"]
-    for name in JUDGED_SETS:
-        kept += [f"{name}_{label}" for label in ("probability", "distinct_4grams", "answer_perplexity")]
-    evidence = {f"{key}_{model}": scores[key].value for key in kept for model, scores in rows.items() if key in scores}
+    """The numbers that the verdict's rules look at, as far as they were scored; the suite's own score of what must stay
+    is called ``utility`` there, unless it is one of the others."""
+    labels = ("probability", "distinct_4grams", "answer_perplexity")
+    kept = {f"{name}_{label}": f"{name}_{label}" for name in JUDGED_SETS for label in labels}
+    if suite.utility is not None and suite.utility not in kept:
+        kept = {suite.utility: "utility", **kept}
+    evidence = {
+        f"{name}_{model}": scores[key].value
+        for key, name in kept.items()
+        for model, scores in rows.items()
+        if key in scores
+    }
     for model, one in values.items():
         ratios = one.raw.get("forget_truth_ratio", np.array([]))
         if np.isfinite(ratios).any():
@@ -163,7 +174,7 @@ def _evidence(
             evidence[key] = rows["erased"][key].value
             evidence["forget_quality_n"] = float(rows["erased"][key].n)
             evidence["forget_quality_n_retrained"] = float(rows["retrained"][key].n)
-    forget = outputs["target"].sets.get("forget")
+    forget = outputs["target"].sets.get("forget") if "target" in outputs else None
     wrong = [answer.logps for row in forget.rows for answer in row.wrong] if forget is not None else []
     if wrong:
         nll, tokens = -sum(float(logps.sum()) for logps in wrong), sum(map(len, wrong))

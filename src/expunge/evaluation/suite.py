@@ -15,7 +15,7 @@ ALL_CONTROLS: frozenset[Control] = frozenset({"target", "retrained"})
 
 _REMEDY: dict[Control, str] = {
     "retrained": "a retrained model: pass --retrained DIR (expunge train makes one)",
-    "target": "the target, to score the answers: pass --model DIR of the model as it was before",
+    "target": "the target, to score the answers: pass --model DIR of the model as it was before (in Python target=)",
 }
 
 
@@ -24,7 +24,8 @@ class Suite:
     """Datasets and metrics of a benchmark.
 
     ``metrics`` names the metrics of each set, ``composites`` the scores made of several sets. ``utility`` is
-    the key of the score that says whether the rest of the model still works (None: nothing says so).
+    the key of the score that says whether the rest of the model still works, which decides the verdict *broken*
+    (None, or where it was not scored: the probability of the retain answers does, if there is one).
     ``unavailable`` maps scores that the suite would have, but that its rows cannot give, to the reason.
     """
 

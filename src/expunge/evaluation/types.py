@@ -63,7 +63,6 @@ class SetOutputs:
 
     name: str
     rows: tuple[RowOutputs, ...]
-    extras: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Evidence is a flat mapping of numbers called ``<score>_<model>`` (``forget_probability_erased``), plus the
 comparison of erased and retrained (``forget_quality``, ``forget_quality_ks``, ``forget_quality_n``,
-``forget_quality_n_retrained``). What is missing there is not judged, and the reasons say so.
+``forget_quality_n_retrained``); ``utility_<model>`` is the suite's own score of what must stay. What is missing
+there is not judged, and the reasons say so.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ Effect = Literal["removal", "suppression", "none"]
 Evidence = Mapping[str, float]
 
 BROKEN_BELOW = 0.8
-"""Broken: model utility (retain probability where a suite has no utility) below this share of the retrained
-model's, of the target's where there is no retrained model."""
+"""Broken: the suite's utility (retain probability where a suite has none) below this share of the retrained model's, of
+the target's where there is no retrained model."""
 
 REPETITIVE_BELOW = 0.5
 """Gibberish: distinct 4-grams in greedy answers below this share of the target's."""
@@ -44,7 +45,7 @@ KS_CRITICAL = 1.358
 have shown."""
 
 JUDGED_SETS = ("forget", "retain")
-_UTILITIES = {"model_utility": "model utility", "retain_probability": "probability of the retain answers"}
+_UTILITIES = {"utility": "utility", "retain_probability": "probability of the retain answers"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def judge(evidence: Evidence, *, effect: Effect = "none", left_out: Mapping[str,
         return Verdict(label, sentence, tuple(reasons), effect, dict(left_out or {}), dict(evidence))
 
     reasons: list[str] = []
-    if not any(name.endswith("_erased") for name in evidence):
+    if effect == "none" and not any(name.endswith("_erased") for name in evidence):
         return verdict(
             "no claim", "These are the scores of a model as it is; nothing was erased, so nothing is claimed."
         )
@@ -129,6 +130,7 @@ def judge(evidence: Evidence, *, effect: Effect = "none", left_out: Mapping[str,
 
 def is_broken(evidence: Evidence) -> _Finding:
     """Utility below :data:`BROKEN_BELOW` of the retrained model's, else of the target's."""
+    scored = [f"{key}_erased" in evidence for key in _UTILITIES]
     for key, words in _UTILITIES.items():
         control = next((name for name in ("retrained", "target") if f"{key}_{name}" in evidence), None)
         if f"{key}_erased" not in evidence or control is None:
@@ -145,6 +147,10 @@ def is_broken(evidence: Evidence) -> _Finding:
             f"Its {words} is {_number(own)}, {own / other:.0%} of the {whose} {_number(other)}"
             + (f": below {BROKEN_BELOW:.0%}, much else was lost." if holds else "."),
         )
+    if any(scored):
+        return _Finding(
+            None, "Whether it is broken was not judged: neither the target nor a retrained model was scored."
+        )
     return _Finding(None, "Whether it is broken was not judged: there are no scores on what must stay.")
 
 
@@ -153,7 +159,8 @@ def repetitive(evidence: Evidence, name: str) -> _Finding:
     own = evidence.get(f"{name}_distinct_4grams_erased")
     target = evidence.get(f"{name}_distinct_4grams_target")
     if own is None or target is None:
-        return _Finding(None, f"Repetition of its {name} answers was not judged: they were not scored.")
+        why = "they were not scored" if own is None else "the target was not scored"
+        return _Finding(None, f"Repetition of its {name} answers was not judged: {why}.")
     return _Finding(
         own < REPETITIVE_BELOW * target,
         f"{own:.0%} of the 4-token sequences in its {name} answers are distinct, "
@@ -166,7 +173,8 @@ def perplexing(evidence: Evidence, name: str) -> _Finding:
     key = f"{name}_answer_perplexity"
     own, target = evidence.get(f"{key}_erased"), evidence.get(f"{key}_target")
     if own is None or target is None:
-        return _Finding(None, f"Perplexity of its {name} answers was not judged: they were not scored.")
+        why = "they were not scored under the target" if own is None else "the target was not scored"
+        return _Finding(None, f"Perplexity of its {name} answers was not judged: {why}.")
     bases = {"the target's own": target}
     if f"{key}_retrained" in evidence:
         bases["the retrained model's"] = evidence[f"{key}_retrained"]
@@ -190,19 +198,20 @@ def is_beyond(evidence: Evidence) -> _Finding:
 
     R is wrong over right: a target that knows the rows has a small R, the retrained model a larger one.
     Beyond is where forgetting overshot, so R above the retrained model's; should the target's lie above it,
-    below.
+    below. Without the target the usual direction is taken.
     """
     names = ("erased", "retrained", "target")
     medians = [evidence.get(f"forget_truth_ratio_median_{name}") for name in names]
     own, retrained, target = medians
-    if own is None or retrained is None or target is None:
+    if own is None or retrained is None:
         return _Finding(None, "Which way it differs was not judged: there are no truth ratios.")
-    beyond = own > retrained if target <= retrained else own < retrained
+    beyond = own > retrained if target is None or target <= retrained else own < retrained
+    seen = "the target was not scored" if target is None else f"the target's: {_number(target)}"
     side = "past" if beyond else "short of"
     return _Finding(
         beyond,
         f"Its median truth ratio on the forget rows is {_number(own)}, {side} the retrained model's "
-        f"{_number(retrained)} (the target's: {_number(target)}).",
+        f"{_number(retrained)} ({seen}).",
     )
 
 
@@ -237,6 +246,8 @@ def _no_claim(evidence: Evidence) -> tuple[str, str]:
         before, after = (evidence.get(f"{name}_probability_{model}") for model in ("target", "erased"))
         if before is not None and after is not None:
             changes.append(f"of the {name} answers went from {_number(before)} to {_number(after)}")
+        elif after is not None:
+            changes.append(f"of the {name} answers is {_number(after)}")
     moved = f" The probability {', that '.join(changes)}." if changes else ""
     if any(name.endswith("_retrained") for name in evidence):
         never = evidence.get("forget_probability_retrained")
