@@ -36,10 +36,11 @@ def run_pipeline(
     text = config.to_yaml()
     RunFolder.check(out, text, overwrite=overwrite)
     parts = parts or Parts.load(config, progress)
+    method = make_method(config.method.name, config.method.options)
+    method.check(parts.target, parts.tokenizer, parts.request, run=Run(config.training, template=parts.template))
     folder = RunFolder.open(out, text, overwrite=overwrite)
     facts = environment(seeds=config.seeds, data=parts.request.digest(), target=parts.target_fingerprint)
     folder.record(facts)
-    method = make_method(config.method.name, config.method.options)
     for seed in config.seeds:
         parts.progress = progress if len(config.seeds) == 1 else named(f"seed {seed}", progress)
         one = folder.seed_folder(config, seed)

@@ -13,13 +13,13 @@ _COMPARED = ("forget_quality", "forget_quality_ks")
 _NO_WRONG = "the forget rows carry no wrong answers (columns perturbed_answer or wrong_answers)"
 
 
-def build(request: Request, limit: int | None = None) -> Suite:
+def build(request: Request, limit: int | None = 400) -> Suite:
     """The suite over a request's forget, retain, neighbours and holdout rows.
 
     The truth ratio is scored on sets whose rows carry wrong answers, and forget quality where the forget rows
     do; the forget scores are repeated on paraphrased questions where there are any. Documents ask nothing, so
     they have no scores of generated answers. ``limit`` scores at most so many rows of each set, evenly spread
-    over it.
+    over it (None: all; answers are generated for each, which is most of the time a run takes).
     """
     sets = {name: spread(rows, limit, option="limit") for name, rows in request.sets.items() if name in _SETS}
     reworded = tuple(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.errors import ErasureError, OutputError
+from expunge.errors import ErasureError, InputError, OutputError
 from expunge.files import new_folder
 from expunge.methods.interface import Erasure
 from expunge.models.quiet import quiet
@@ -160,6 +160,8 @@ def _check_place(to: Path, source: str, *, overwrite: bool) -> None:
 
 
 def _find(folder: Path, model: str | None) -> tuple[Path, Any]:
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}. Pass a run folder, or an erasure's folder with --model.")
     from expunge.config.run_file import ModelSpec, read_config
 
     if (folder / "manifest.json").is_file():
@@ -169,11 +171,11 @@ def _find(folder: Path, model: str | None) -> tuple[Path, Any]:
         run_file, source = folder / "run.yaml", folder / "erasure"
         seeds = sorted(folder.glob("seed-*/erasure"))
         if not source.is_dir() and seeds:
-            raise ErasureError(f"{folder} holds {len(seeds)} seeds. Pass one of them, such as {seeds[0].parent}.")
+            raise InputError(f"{folder} holds {len(seeds)} seeds. Pass one of them, such as {seeds[0].parent}.")
     if model is not None:
         return source, ModelSpec(path=model)  # type: ignore[call-arg]
     if not run_file.is_file():
-        raise ErasureError(f"{folder} has no run.yaml that names the model. Pass --model.")
+        raise InputError(f"{folder} has no run.yaml that names the model. Pass --model.")
     return source, read_config(run_file).model
 
 

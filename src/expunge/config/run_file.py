@@ -139,7 +139,7 @@ def make_config(values: dict[str, Any], overrides: Iterable[str] = ()) -> RunCon
     for section, main in _MAIN_FIELDS.items():
         if isinstance(values.get(section), str):
             values = {**values, section: {main: values[section]}}
-    values = merged(values, parse_overrides(overrides))
+    values = _anchored(merged(values, parse_overrides(overrides)))
     problems: list[str] = []
     config = None
     try:
@@ -168,8 +168,33 @@ def make_config(values: dict[str, Any], overrides: Iterable[str] = ()) -> RunCon
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """A run file with overrides on top; files named in it are taken relative to the working directory."""
+    """A run file with overrides on top; relative paths in it are taken from the working directory."""
     return make_config(read_yaml(Path(path)), overrides)
+
+
+_PATHS = {
+    "model": ("path",),
+    "retrained": ("path",),
+    "request": ("forget", "retain", "neighbours", "holdout", "calibration"),
+    "suite": ("data",),
+}
+
+
+def _anchored(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with every file and folder that is there named from the root, so that the recorded run can be repeated
+    from anywhere; hub ids and whatever does not exist stay as they are."""
+    values = dict(values)
+    for section, names in _PATHS.items():
+        given = values.get(section)
+        if not isinstance(given, dict):
+            continue
+        found = {
+            name: str(Path(text).expanduser().absolute())
+            for name in names
+            if isinstance(text := given.get(name), str) and text and Path(text).expanduser().exists()
+        }
+        values[section] = {**given, **found}
+    return values
 
 
 def _listed(problems: list[str]) -> str:

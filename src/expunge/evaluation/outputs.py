@@ -112,9 +112,8 @@ def run_model(
         for name in needs
     }
     short = sum(answer.limit < max_new_tokens for answer in answers)
-    notes = (
-        f"{short} greedy answers had less than {max_new_tokens} tokens of room; the model takes {position_limit(model)}",
-    )
+    room = f"{max_new_tokens} tokens of room; the model takes {position_limit(model)}"
+    notes = (f"{short} greedy answers had less than {room}",)
     return ModelOutputs(sets, seconds, notes if short else ())
 
 

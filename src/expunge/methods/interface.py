@@ -64,6 +64,16 @@ class Method(ABC):
         the defaults hold and nothing is written.
         """
 
+    def check(  # noqa: B027 - most checks are optional
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        request: Request,
+        *,
+        run: Run | None = None,
+    ) -> None:
+        """Raise what :meth:`fit` would raise about its input, before an earlier run's folder is given up for it."""
+
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
         """Build from plain values (a run file's ``method`` section without its name); all bad fields in one error."""

@@ -37,6 +37,18 @@ class WeightMethod(Method):
         up micro-batches gives the loss of the batch they make together.
         """
 
+    def check(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        request: Request,
+        *,
+        run: Run | None = None,
+    ) -> None:
+        from expunge.training.fit import check_weights
+
+        check_weights(self, model, tokenizer, forget=request.forget, retain=request.retain, run=run)
+
     def fit(
         self,
         model: PreTrainedModel,

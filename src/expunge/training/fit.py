@@ -30,7 +30,13 @@ from expunge.training.parameters import float32_copies, lora_values, select_para
 from expunge.training.reference import sequence_logprobs
 from expunge.training.run import History, Run
 from expunge.training.schedule import Micro, Schedule, make_schedule
-from expunge.training.trainer import UnlearningTrainer, last_checkpoint, training_arguments, uses_bfloat16
+from expunge.training.trainer import (
+    UnlearningTrainer,
+    check_optimizer,
+    last_checkpoint,
+    training_arguments,
+    uses_bfloat16,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,24 +75,7 @@ def fit_weights(
     """
     run = run or Run()
     settings = run.settings
-    if not (forget if lead == "forget" else retain):
-        raise RequestError(f"{method.name}: there are no {lead} rows to train on. Pass at least one.")
-    if method.uses_retain and not retain:
-        raise RequestError(
-            f"{method.name} holds on to retain rows (alpha {getattr(method, 'alpha', 0)}), and there are none. "
-            "Pass --retain FILE, or set method.alpha=0 to train without."
-        )
-    if carries_adapter(model):
-        raise ModelError(
-            "the model carries a PEFT adapter. Leave the context that applied it, or merge it, before fitting."
-        )
-    if getattr(model.config, "quantization_config", None) is not None and settings.parameters == "full":
-        raise ModelError("a quantised model's weights cannot be trained. Set training.parameters=lora.")
-    limit = max_tokens(model, settings.max_length)
-    sides = {
-        "forget": _Side(forget, tokenizer, run, limit),
-        "retain": _Side(retain if method.uses_retain else (), tokenizer, run, limit),
-    }
+    sides = check_weights(method, model, tokenizer, forget=forget, retain=retain, run=run, lead=lead)
     schedule = make_schedule(
         settings, forget_lengths=sides["forget"].lengths, retain_lengths=sides["retain"].lengths, lead=lead
     )
@@ -112,6 +101,44 @@ def fit_weights(
         if settings.parameters == "lora":
             return _fit_adapter(model, tokenizer, manifest, loop)
         return _fit_full(model, tokenizer, manifest, loop)
+
+
+def check_weights(
+    method: WeightMethod,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    forget: Sequence[Row],
+    retain: Sequence[Row],
+    run: Run | None = None,
+    lead: str = "forget",
+) -> dict[str, _Side]:
+    """Everything that :func:`fit_weights` asks of its input, and both sides' rows as examples."""
+    run = run or Run()
+    settings = run.settings
+    if not (forget if lead == "forget" else retain):
+        raise RequestError(f"{method.name}: there are no {lead} rows to train on. Pass at least one.")
+    if method.uses_retain and not retain:
+        raise RequestError(
+            f"{method.name} holds on to retain rows (alpha {getattr(method, 'alpha', 0)}), and there are none. "
+            "Pass --retain FILE, or set method.alpha=0 to train without."
+        )
+    if carries_adapter(model):
+        raise ModelError(
+            "the model carries a PEFT adapter. Leave the context that applied it, or merge it, before fitting."
+        )
+    if getattr(model.config, "quantization_config", None) is not None and settings.parameters == "full":
+        raise ModelError("a quantised model's weights cannot be trained. Set training.parameters=lora.")
+    if settings.parameters == "full":
+        select_parameters(model, settings.layers)
+    else:
+        lora_values(model, settings)
+    check_optimizer(settings)
+    limit = max_tokens(model, settings.max_length)
+    return {
+        "forget": _Side(forget, tokenizer, run, limit),
+        "retain": _Side(retain if method.uses_retain else (), tokenizer, run, limit),
+    }
 
 
 def _fit_full(

@@ -315,16 +315,21 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def training_arguments(
-    settings: TrainingSettings, schedule: Schedule, folder: Path, *, on_cpu: bool, keep: bool
-) -> TrainingArguments:
-    """The Trainer's arguments for ``settings``; ``keep`` says whether checkpoints are written."""
+def check_optimizer(settings: TrainingSettings) -> None:
+    """Refuse an optimizer that transformers does not know."""
     optimizers = [str(name.value) for name in OptimizerNames]
     if settings.optimizer not in optimizers:
         raise ConfigError(
             f"training.optimizer={settings.optimizer!r}: transformers has no such optimizer. "
             f"{did_you_mean(settings.optimizer, optimizers)}"
         )
+
+
+def training_arguments(
+    settings: TrainingSettings, schedule: Schedule, folder: Path, *, on_cpu: bool, keep: bool
+) -> TrainingArguments:
+    """The Trainer's arguments for ``settings``; ``keep`` says whether checkpoints are written."""
+    check_optimizer(settings)
     every = settings.checkpoint_every or max(1, math.ceil(schedule.steps_per_epoch))
     args = TrainingArguments(
         output_dir=str(folder),
