@@ -64,7 +64,7 @@ def textbook(model: LlamaForCausalLM, forget: list[Any], retain: list[Any], fill
         optimizer.zero_grad()
 
 
-def main(rounds: int = 5) -> None:
+def main(rounds: int = 3) -> None:
     world = get_world("authors")
     tokenizer, request = world.tokenizer(), world.request()
     template = Template.of(tokenizer)

@@ -58,17 +58,17 @@ def page(world: str, seeds: int, found: dict[str, dict[str, Any]], environment: 
         "Written by `python -m benchmarks.world_results`; the numbers with their environment are in",
         f"`benchmarks/results/world_{world}.json`.",
         "",
-        "| model | " + " | ".join(_COLUMNS.values()) + " | seconds to fit | verdict on the medians |",
-        "| --- |" + " ---: |" * (len(_COLUMNS) + 1) + " --- |",
+        "| model | " + " | ".join(_COLUMNS.values()) + " | seconds to fit | verdict on the medians | one by one |",
+        "| --- |" + " ---: |" * (len(_COLUMNS) + 1) + " --- | --- |",
     ]
     for model in ("target", "retrained"):
-        lines.append(f"| {model} | " + " | ".join(_cell(some[model].get(key)) for key in _COLUMNS) + " | | |")
+        lines.append(f"| {model} | " + " | ".join(_cell(some[model].get(key)) for key in _COLUMNS) + " | | | |")
     for name, scores in found.items():
         cells = [_cell(scores["rows"]["erased"].get(key)) for key in _COLUMNS]
         verdict = scores["verdict"]
+        each = verdict["reasons"][0].partition("one by one: ")[2].rstrip(".")
         lines.append(
-            f"| `{name}` | {' | '.join(cells)} | {scores['seconds']['fit']:.0f} | {verdict['label']}: "
-            f"{verdict['reasons'][0]} |"
+            f"| `{name}` | {' | '.join(cells)} | {scores['seconds']['fit']:.0f} | {verdict['label']} | {each} |"
         )
     packages = environment["packages"]
     lines += [

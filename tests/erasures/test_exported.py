@@ -16,7 +16,7 @@ import expunge.commands.export as exporting
 import zoo
 from expunge.commands.export import export, merged, write_checkpoint
 from expunge.config.run_file import ModelSpec
-from expunge.errors import ErasureError, OutputError
+from expunge.errors import ErasureError, InputError, OutputError
 from expunge.methods.interface import Erasure
 from expunge.models.loading import load_model
 from fitting import fit, logits, snapshot
@@ -102,14 +102,16 @@ def test_a_run_folder_names_its_model(tmp_path: Path) -> None:
 
 def test_what_cannot_be_found_is_said(tmp_path: Path) -> None:
     _, erasure, _ = made(tmp_path)
-    with pytest.raises(ErasureError, match=r"has no run.yaml that names the model. Pass --model"):
+    with pytest.raises(InputError, match=r"has no run.yaml that names the model. Pass --model"):
         export(erasure, tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ErasureError, match="holds no erasure"):
         export(tmp_path / "empty", tmp_path / "out", model="m")
     for seed in (0, 1):
         (tmp_path / "run" / f"seed-{seed}" / "erasure").mkdir(parents=True)
-    with pytest.raises(ErasureError, match=r"holds 2 seeds. Pass one of them, such as .*seed-0"):
+    with pytest.raises(InputError, match="there is no folder"):
+        export(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(InputError, match=r"holds 2 seeds. Pass one of them, such as .*seed-0"):
         export(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -112,7 +112,7 @@ def test_overlap_is_looked_for_in_every_set(name: str) -> None:
 
 def test_overlap_lists_the_first_twenty() -> None:
     names = [str(n) for n in range(25)]
-    with pytest.raises(RequestError, match=r"25 rows(?s:.)*retain\[19\](?s:.)*and 5 more"):
+    with pytest.raises(RequestError, match=r"\(25\)(?s:.)*retain\[19\](?s:.)*and 5 more"):
         Request.load(rows(*names), retain=rows(*names))
 
 
