@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,12 +30,12 @@ _SHARED = "shared"
 _HERE = Path(__file__).parent
 
 
-class World:
+class World(ABC):
     """A tiny model, its retrained twin, its tokenizer, its rows and its request.
 
     ``folder`` holds the checkpoints; the default is the one inside the package, another is one that
     ``build_world`` wrote. Data and presets always come from ``data_folder``, inside the package. A subclass
-    gives ``name``, ``description``, ``recipe`` and the five methods below that raise here.
+    gives ``name``, ``description``, ``recipe`` and the abstract members below.
     """
 
     name: ClassVar[str]
@@ -47,31 +48,31 @@ class World:
 
     # What a subclass gives.
 
+    @abstractmethod
     def training_rows(self, *, retrained: bool = False) -> list[Row]:
         """The rows the target was trained on, in order; with ``retrained`` those of its twin (the forget rows left
         out)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokenizer_rows(self) -> list[Row]:
         """The rows whose text the tokenizer was trained on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def request(self) -> Request:
         """What must go and what must stay."""
-        raise NotImplementedError
 
+    @abstractmethod
     def suite(self) -> Suite:
         """The benchmark that the world's results are scored on."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def suite_options(self) -> dict[str, Any]:
         """The same suite as a run file's ``suite`` section names it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score_names(self) -> tuple[str, ...]:
         """The scores of the suite that a build writes down (those that need no generation)."""
-        raise NotImplementedError
 
     # What every world has.
 
