@@ -20,7 +20,7 @@ from expunge.data.encode import encode_all
 from expunge.data.template import Template
 from expunge.methods.weights.npo import npo_loss
 
-STEPS, ROWS, RATE = 10, 8, 1e-4
+STEPS, ROWS, RATE = 20, 8, 1e-4
 
 
 def model_of(vocabulary: int) -> LlamaForCausalLM:

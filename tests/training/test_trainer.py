@@ -223,9 +223,13 @@ class PoisonsGradient(WeightMethod):
 @pytest.mark.parametrize(
     ("at", "lines", "message"),
     [
-        (3, 500, "the gradient norm is nan at optimizer step 3"),  # every step is logged
+        (
+            3,
+            500,
+            r"the gradient norm is nan at optimizer step 3 of 6, rows .+ The last good checkpoint is checkpoint-2",
+        ),  # every step is logged
         (3, 1, "parameters are not finite after optimizer step 3 of 6: model.embed_tokens.weight"),  # before saving
-        (6, 1, "the gradient norm is nan at optimizer step 6"),
+        (6, 1, "the gradient norm is nan at optimizer step 6 of 6, rows "),
     ],
 )
 def test_weights_that_are_not_finite_are_neither_kept_nor_handed_on(

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -79,6 +79,7 @@ class UnlearningTrainer(Trainer):
         self._terms: dict[str, torch.Tensor] = {}
         self._steps_in_terms = 0
         self._micros_seen: list[Micro] = []
+        self._micros_of_step: list[Micro] = []
         super().__init__(
             model=model,
             args=args,
@@ -207,17 +208,20 @@ class UnlearningTrainer(Trainer):
     def check_finite(self) -> None:
         """Stop at a NaN or infinite loss before the optimizer sees its gradient."""
         bad = {name: value.item() for name, value in self._terms.items() if not torch.isfinite(value)}
+        self._micros_of_step, self._micros_seen = self._micros_seen, []
         if bad:
-            rows = [label for micro in self._micros_seen for label in self._row_labels(micro)]
-            last = last_checkpoint(Path(str(self.args.output_dir)))
-            where = f"The last good checkpoint is {last.name}." if last else "There is no checkpoint yet."
-            raise TrainingError(
-                f"{self.method.name}: {', '.join(f'{k} is {v}' for k, v in bad.items())} "
-                f"at optimizer step {self.state.global_step + 1} of {self.schedule.steps}, rows "
-                f"{', '.join(rows[:_LISTED])}{' ..' if len(rows) > _LISTED else ''}. {where} "
-                "Lower training.learning_rate, set training.max_grad_norm, or use training.dtype=float32."
-            )
-        self._micros_seen.clear()
+            self._stop(", ".join(f"{name} is {value}" for name, value in bad.items()), self.state.global_step + 1)
+
+    def _stop(self, what: str, step: int) -> NoReturn:
+        """The error that says what is no number any more, at which step, with which rows, and what is still good."""
+        rows = [label for micro in self._micros_of_step for label in self._row_labels(micro)]
+        last = last_checkpoint(Path(str(self.args.output_dir)))
+        where = f"The last good checkpoint is {last.name}." if last else "There is no checkpoint yet."
+        raise TrainingError(
+            f"{self.method.name}: {what} at optimizer step {step} of {self.schedule.steps}, rows "
+            f"{', '.join(rows[:_LISTED])}{' ..' if len(rows) > _LISTED else ''}. {where} "
+            "Lower training.learning_rate, set training.max_grad_norm, or use training.dtype=float32."
+        )
 
     def check_gradients(self) -> None:
         """Every trainable parameter must take part in the loss."""
@@ -240,10 +244,7 @@ class UnlearningTrainer(Trainer):
             norm = logs.get("grad_norm")
             line["grad_norm"] = None if norm is None else float(norm)
             if norm is not None and not math.isfinite(norm):
-                raise TrainingError(
-                    f"{self.method.name}: the gradient norm is {norm} at optimizer step {self.state.global_step}. "
-                    "Lower training.learning_rate or use training.dtype=float32."
-                )
+                self._stop(f"the gradient norm is {norm}", self.state.global_step)
             self.history.add(line)
             self._terms.clear()
             self._steps_in_terms = 0
