@@ -222,8 +222,8 @@ def test_scoring_batches_on_a_cpu_count_padded_tokens() -> None:
     # 2**26 logits / 2**17 = 512 padded tokens: five rows of 100
     batches = outputs.scoring_batches(made([(100, 10)] * 12), 2**17, None)
     assert [len(batch) for batch in batches] == [5, 5, 2]
-    # a small vocabulary leaves the bound of 8192 tokens: 81 rows
-    assert [len(batch) for batch in outputs.scoring_batches(made([(100, 10)] * 100), 1000, None)] == [81, 19]
+    # a small vocabulary leaves the bound of 2048 tokens: 20 rows
+    assert [len(batch) for batch in outputs.scoring_batches(made([(100, 10)] * 50), 1000, None)] == [20, 20, 10]
 
 
 def test_scoring_batches_on_a_gpu_count_answer_tokens_against_the_free_memory() -> None:

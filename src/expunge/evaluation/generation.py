@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # One batch: rows, bytes of cached keys and values, values of its float32 logits. On a GPU the cache gets a share of the
 # free memory instead of a fixed number of bytes, and so do the logits.
 _ROWS = 256
+_CPU_ROWS = 128  # more fall out of the processor's caches
 _CACHE_BYTES = 2**30
 _LOGIT_VALUES = 2**26
 _CACHE_SHARE = 0.3
@@ -113,10 +114,10 @@ def free_bytes(device: torch.device) -> int | None:
 def rows_that_fit(row_bytes: int, vocabulary: int, free: int | None) -> int:
     """How many rows one batch of generation takes, at least one: ``row_bytes`` is what a row's keys and values come to,
     ``free`` the bytes of GPU memory that are free (None: a CPU, where the budgets are fixed)."""
-    cache, logits = _CACHE_BYTES, _LOGIT_VALUES
+    most, cache, logits = _CPU_ROWS, _CACHE_BYTES, _LOGIT_VALUES
     if free is not None:
-        cache, logits = int(_CACHE_SHARE * free), int(_LOGIT_SHARE * free) // 4
-    return max(1, min(_ROWS, cache // row_bytes, logits // vocabulary))
+        most, cache, logits = _ROWS, int(_CACHE_SHARE * free), int(_LOGIT_SHARE * free) // 4
+    return max(1, min(most, cache // row_bytes, logits // vocabulary))
 
 
 def _generate(
