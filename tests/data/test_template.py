@@ -38,7 +38,7 @@ def test_plain_layout() -> None:
     assert template.render(Row("Where?", "Here.")) == Rendered("Question: Where?\nAnswer:", " Here.", "", True)
     wanted = "Be kind.\nQuestion: Hi\nAnswer: Hello\nQuestion: And then?\nAnswer:"
     assert template.render(CHAT) == Rendered(wanted, " Home.", "", True)
-    assert template.prompt_text(CHAT) == wanted
+    assert template.render(CHAT).prompt == wanted
 
 
 @pytest.mark.parametrize("style", ["plain", "chat"])

@@ -69,10 +69,6 @@ class Template:
         prompt = opened.rstrip(" ")
         return Rendered(prompt, opened[len(prompt) :] + row.answer.strip(), end, False)
 
-    def prompt_text(self, row: Row) -> str:
-        """What the model is given before it answers."""
-        return self.render(row).prompt
-
     @staticmethod
     def _plain_turn(role: str, text: str) -> str:
         return {"user": f"Question: {text}\n", "assistant": f"Answer: {text}\n"}.get(role, f"{text}\n")

@@ -76,6 +76,8 @@ def fit_weights(
     run = run or Run()
     settings = run.settings
     sides = check_weights(method, model, tokenizer, forget=forget, retain=retain, run=run, lead=lead)
+    for side in sides.values():
+        side.say_what_is_cut(max_tokens(model, settings.max_length))
     schedule = make_schedule(
         settings, forget_lengths=sides["forget"].lengths, retain_lengths=sides["retain"].lengths, lead=lead
     )
@@ -198,6 +200,9 @@ class _Side:
         self.rows = split_documents(rows, tokenizer, length)
         template = Template.of(tokenizer, run.template)
         self.examples: list[Example] = encode_all(tokenizer, template, self.rows, max_length=length)
+
+    def say_what_is_cut(self, length: int) -> None:
+        """Warn where ``length`` tokens do not hold a row."""
         cut = sum(example.truncated for example in self.examples)
         if cut:
             log.warning(
