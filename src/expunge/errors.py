@@ -50,6 +50,10 @@ class ErasureError(ExpungeError):
     """A damaged erasure, or one that belongs to another model."""
 
 
+class CacheError(InputError):
+    """A cache that is damaged or belongs to another model."""
+
+
 class ControlError(InputError):
     """A metric was asked for by name without the control (retrained model, holdout, ..) that it needs."""
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from expunge.data.batches import Batch
-from expunge.errors import ModelError
+from expunge.models.halves import Halves
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+_LOGIT_VALUES = 2**26  # of the float32 logits in memory at a time
 
 
 @dataclass(frozen=True)
@@ -33,42 +34,37 @@ class AnswerLogprobs:
         return torch.zeros(count, dtype=self.logps.dtype, device=self.logps.device).index_add(0, self.rows, self.logps)
 
 
-def answer_logprobs(model: nn.Module, batch: Batch, *, hits: bool = True, head_of: Any = None) -> AnswerLogprobs:
+def answer_logprobs(model: nn.Module, batch: Batch, *, hits: bool = True) -> AnswerLogprobs:
     """Score the answers of ``batch`` under teacher forcing.
 
-    The body runs over all positions, the output head only over the positions before an answer token, so that logits are
-    [N, V] and never [B, S, V]; what a model does to its logits after the head (soft caps, scales) is its own code and
-    stays in. Gradients flow unless the caller turned them off. ``head_of`` is the bare model where ``model`` is a
-    wrapper (DDP) around it.
+    The body runs over all positions, the output head only over the positions before an answer token and over some of
+    them at a time, so that logits are [n, V] and never [B, S, V]; what a model does to its logits after the head (soft
+    caps, scales) is its own code and stays in. Gradients flow unless the caller turned them off.
     """
     predicts = torch.zeros_like(batch.answer_mask)
     predicts[:, :-1] = batch.answer_mask[:, 1:]
     labels = batch.input_ids[:, 1:][batch.answer_mask[:, 1:]]
     kwargs: dict[str, Any] = {}
-    if batch.side == "left" and _takes_positions(head_of or model):
+    if batch.side == "left" and _takes_positions(model):
         kwargs["position_ids"] = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
-    with head_at(head_of or model, predicts):
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **kwargs).logits
-    logits = logits.float()
-    logps = -torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    rows = predicts.nonzero()[:, 0]
-    return AnswerLogprobs(logps, rows, logits.detach().argmax(-1) == labels if hits else None)
+    halves = Halves(model)
+    states = halves.states(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **kwargs)
+    states = states[predicts.to(states.device)]
+    labels = labels.to(states.device)
+    size = max(1, _LOGIT_VALUES // halves.vocabulary)
+    logps, tops = [], []
+    for some, wanted in zip(states.split(size), labels.split(size), strict=True):
+        logits = halves.logits(some)
+        logps.append(token_logps(logits, wanted))
+        if hits:
+            tops.append(logits.detach().argmax(-1) == wanted)
+    rows = predicts.nonzero()[:, 0].to(states.device)
+    return AnswerLogprobs(torch.cat(logps), rows, torch.cat(tops) if hits else None)
 
 
-@contextmanager
-def head_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
-    """Inside, the output head of ``model`` sees only the hidden states at ``positions`` [B, S] bool, as [N, hidden]."""
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ModelError(
-            f"{type(model).__name__} has no output embeddings, so answers cannot be scored. "
-            "expunge works on causal language models (AutoModelForCausalLM)."
-        )
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][positions.to(args[0].device)], *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
+def token_logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """[n] natural-log probability of each label under logits [n, V]."""
+    return -torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
 def _takes_positions(model: Any) -> bool:
