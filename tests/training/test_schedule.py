@@ -18,17 +18,17 @@ def lay_out(forget: int | list[int], retain: int | list[int], lead: str = "forge
 
 
 def forget_rows(schedule: Schedule) -> list[int]:
-    return [row for micro in schedule.micros for row in micro.forget]
+    return [row for micro in schedule.micros() for row in micro.forget]
 
 
 def retain_rows(schedule: Schedule) -> list[int]:
-    return [row for micro in schedule.micros for row in micro.retain]
+    return [row for micro in schedule.micros() for row in micro.retain]
 
 
 def test_every_epoch_passes_every_forget_row_once() -> None:
     # 16 rows, 8 a step: an epoch is exactly 2 steps of 2 forwards.
     schedule = lay_out(16, 50)
-    assert (schedule.steps, len(schedule.micros), schedule.steps_per_epoch) == (6, 12, 2.0)
+    assert (schedule.steps, len(schedule.micros()), schedule.steps_per_epoch) == (6, 12, 2.0)
     order = forget_rows(schedule)
     epochs = [order[i : i + 16] for i in (0, 16, 32)]
     assert all(sorted(epoch) == list(range(16)) for epoch in epochs)
@@ -38,7 +38,7 @@ def test_every_epoch_passes_every_forget_row_once() -> None:
 def test_epochs_that_end_inside_a_step_run_on() -> None:
     # 10 rows x 3 epochs = 30: three full steps of 8 and one of 6 (forwards of 4 and 2).
     schedule = lay_out(10, 10)
-    assert [len(micro.forget) for micro in schedule.micros] == [4, 4, 4, 4, 4, 4, 4, 2]
+    assert [len(micro.forget) for micro in schedule.micros()] == [4, 4, 4, 4, 4, 4, 4, 2]
     assert (schedule.steps, schedule.steps_per_epoch) == (4, 1.25)
     assert set(Counter(forget_rows(schedule)).values()) == {3}
 
@@ -46,8 +46,44 @@ def test_epochs_that_end_inside_a_step_run_on() -> None:
 def test_a_last_step_may_have_fewer_forwards() -> None:
     # 9 rows, one epoch: a step of 4 + 4 and a step of one forward with 1.
     schedule = lay_out(9, 0, epochs=1)
-    assert [len(micro.forget) for micro in schedule.micros] == [4, 4, 1]
+    # the second step's first forward is empty, so that the last one has rows
+    assert [len(micro.forget) for micro in schedule.micros()] == [4, 4, 0, 1]
     assert schedule.steps == 2
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
+def test_steps_have_the_same_rows_on_any_number_of_processes(processes: int) -> None:
+    schedule = lay_out(11, 30, epochs=2)
+    each = schedule.forwards(processes)
+    shares = [schedule.micros(process, processes) for process in range(processes)]
+    assert {len(share) for share in shares} == {schedule.steps * each}
+    for number, batch in enumerate(schedule.batches):
+        parts = [m for share in shares for m in share[number * each : (number + 1) * each]]
+        for side in ("forget", "retain"):
+            assert sorted(row for m in parts for row in getattr(m, side)) == sorted(getattr(batch, side))
+        assert sorted(zip(*[[x for m in parts for x in getattr(m, s)] for s in ("forget", "visits")], strict=True)) == (
+            sorted(zip(batch.forget, batch.visits, strict=True))
+        )
+        if len(batch.forget) >= processes:
+            # every process has rows in the step's last forward, after which they meet
+            assert all(share[(number + 1) * each - 1] for share in shares)
+
+
+def test_visits_count_how_often_a_row_came_before() -> None:
+    schedule = lay_out(4, 0, accumulation=1)
+    assert [micro.visits for micro in schedule.micros()] == [(0,) * 4, (1,) * 4, (2,) * 4]
+
+
+def test_whole_epochs_end_where_an_epoch_ends() -> None:
+    # 10 rows: 8 and 2, three times; without, 8, 8, 8, 6.
+    settings = TrainingSettings(forget_batch=4, retain_batch=4, accumulation=2, epochs=3)
+    schedule = make_schedule(settings, forget_lengths=[5] * 10, retain_lengths=[5] * 10, whole_epochs=True)
+    assert [len(batch.forget) for batch in schedule.batches] == [8, 2] * 3
+    assert [batch.epoch for batch in schedule.batches] == [0, 0, 1, 1, 2, 2]
+    assert (schedule.steps_per_epoch, schedule.epoch(3)) == (2, 1.5)
+    for epoch in range(3):
+        rows = [row for batch in schedule.batches if batch.epoch == epoch for row in batch.forget]
+        assert sorted(rows) == list(range(10))
 
 
 def test_as_many_retain_rows_as_forget_rows_are_drawn_from_shuffled_passes() -> None:
@@ -61,7 +97,7 @@ def test_as_many_retain_rows_as_forget_rows_are_drawn_from_shuffled_passes() -> 
 def test_batch_sizes_set_the_ratio_of_the_sides() -> None:
     # Two forget rows to six retain rows a forward.
     schedule = lay_out(8, 100, forget_batch=2, retain_batch=6, epochs=1)
-    assert [(len(m.forget), len(m.retain)) for m in schedule.micros] == [(2, 6)] * 4
+    assert [(len(m.forget), len(m.retain)) for m in schedule.micros()] == [(2, 6)] * 4
 
 
 def test_the_same_seed_gives_the_same_schedule_and_another_seed_another() -> None:
@@ -75,7 +111,7 @@ def test_retain_rows_never_change_the_order_of_the_forget_rows() -> None:
 
 
 def test_longer_runs_begin_like_shorter_ones() -> None:
-    assert lay_out(16, 16, epochs=5).micros[:4] == lay_out(16, 16, epochs=1).micros
+    assert lay_out(16, 16, epochs=5).micros()[:4] == lay_out(16, 16, epochs=1).micros()
 
 
 def test_accumulation_splits_the_same_steps() -> None:
@@ -84,13 +120,15 @@ def test_accumulation_splits_the_same_steps() -> None:
     large = lay_out(20, 20, forget_batch=8, retain_batch=8, accumulation=1)
     assert small.steps == large.steps == 8
     for side in ("forget", "retain"):
-        dealt = [[r for m in small.micros[i : i + 4] for r in getattr(m, side)] for i in range(0, len(small.micros), 4)]
-        assert dealt == [list(getattr(m, side)) for m in large.micros]
+        dealt = [
+            [r for m in small.micros()[i : i + 4] for r in getattr(m, side)] for i in range(0, len(small.micros()), 4)
+        ]
+        assert dealt == [list(getattr(m, side)) for m in large.micros()]
 
 
 def test_rows_of_a_step_are_dealt_by_length() -> None:
     # Lengths 1..8 in one step of two forwards: the long four together, the short four together, longest first.
-    (first, second) = lay_out([1, 2, 3, 4, 5, 6, 7, 8], 0, epochs=1).micros
+    (first, second) = lay_out([1, 2, 3, 4, 5, 6, 7, 8], 0, epochs=1).micros()
     assert (first.forget, second.forget) == ((7, 6, 5, 4), (3, 2, 1, 0))
 
 

@@ -92,7 +92,8 @@ class Method(ABC):
 
     def values(self) -> dict[str, Any]:
         """The fields as plain values, as a run file and a manifest record them."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+        found: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        return found
 
     @classmethod
     def parameters(cls) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from expunge.training.sharding import Whole
+
 _VOLATILE = {
     "_name_or_path",
     "architectures",
@@ -73,9 +75,24 @@ def fingerprint(
         weights=weights,
         basis=basis,  # type: ignore[arg-type]
         dtype=str(model.dtype).removeprefix("torch."),
-        quantization=None if quantization is None else type(quantization).__name__,
+        quantization=quantization_name(quantization),
         source=Path(source).name if source else type(model).__name__,
     )
+
+
+def quantization_name(config: Any) -> str | None:
+    """What a model's ``quantization_config`` (an object or a mapping) does to its weights: ``int8``, ``nf4`` (with
+    doubly quantised scales; ``nf4-single`` without) or another method's own name; None where there is none."""
+    if config is None:
+        return None
+    values = config if isinstance(config, Mapping) else config.to_dict()
+    if values.get("load_in_8bit"):
+        return "int8"
+    if values.get("load_in_4bit"):
+        single = "" if values.get("bnb_4bit_use_double_quant") else "-single"
+        return f"{values.get('bnb_4bit_quant_type', 'fp4')}{single}"
+    method = values.get("quant_method") or type(config).__name__
+    return str(getattr(method, "value", method))
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -99,6 +116,16 @@ def memory_digest(tensors: Mapping[str, torch.Tensor]) -> str:
         return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
     return _digest((name, f"{t.dtype}{tuple(t.shape)}", raw(t)) for name, t in sorted(tensors.items()))
+
+
+def values_digest(model: PreTrainedModel | Whole, *, sample: int = 64) -> str:
+    """Digest of evenly spread values of every parameter: cheap, and different once a model's weights were changed after
+    loading, which its files do not show."""
+    chosen = {}
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        chosen[name] = flat[:: max(1, len(flat) // sample)][:sample].clone()
+    return memory_digest(chosen)
 
 
 SOURCE_FOLDER = "_expunge_source"

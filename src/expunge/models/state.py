@@ -13,6 +13,7 @@ APPLIED = "_expunge_applied"
 _ATTRIBUTES = (
     "forward",
     "_original_forward",
+    "_compiled_call_impl",
     "gradient_checkpointing",
     "_gradient_checkpointing_func",
     "_is_accelerate_prepared",  # accelerate would not wrap a model a second time, for mixed precision or DDP

@@ -28,12 +28,19 @@ def named(name: str, progress: Progress) -> Progress:
 @dataclass(frozen=True)
 class Run:
     """``folder`` receives checkpoints (while training) and ``training.jsonl``; without one nothing is written and a
-    killed run starts over."""
+    killed run starts over. ``references`` is where runs on the same target share what it says about rows."""
 
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     folder: Path | None = None
     template: Style = "auto"
     progress: Progress = silent
+    references: Path | None = None
+
+    @property
+    def cache(self) -> Path | None:
+        """Where to look for, and keep, what the target says: ``training.reference_cache`` before ``references``."""
+        named = self.settings.reference_cache
+        return Path(named).expanduser() if named is not None else self.references
 
 
 class History:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -13,29 +14,82 @@ from expunge.training.settings import TrainingSettings
 
 @dataclass(frozen=True, slots=True)
 class Micro:
-    """Indices of the forget and retain rows of one forward."""
+    """Indices of forget and retain rows. ``visits`` says how often each of these forget rows came before; ``epoch`` is
+    the pass over the lead rows that the first of them belongs to, from 0."""
 
-    forget: tuple[int, ...]
-    retain: tuple[int, ...]
+    forget: tuple[int, ...] = ()
+    retain: tuple[int, ...] = ()
+    visits: tuple[int, ...] = ()
+    epoch: int = 0
+
+    @property
+    def sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self.forget, self.retain
+
+    def __bool__(self) -> bool:
+        return bool(self.forget or self.retain)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """All forwards of a run in order. ``steps`` optimizer steps of ``accumulation`` forwards each (the last may have
-    fewer); ``steps_per_epoch`` is a fraction where an epoch ends inside a step; ``epochs`` is how many there are."""
+    """All rows of a run in order: ``batches`` holds the rows of each optimizer step, both sides longest first.
 
-    micros: tuple[Micro, ...]
+    ``sizes`` are the forget and retain rows of one forward, ``accumulation`` the most forwards of a step;
+    ``steps_per_epoch`` is a fraction where an epoch ends inside a step; ``epochs`` is how many there are.
+    """
+
+    batches: tuple[Micro, ...]
+    sizes: tuple[int, int]
+    lead: str
     accumulation: int
     steps_per_epoch: float
     epochs: float
 
     @property
     def steps(self) -> int:
-        return math.ceil(len(self.micros) / self.accumulation)
+        return len(self.batches)
 
     def epoch(self, step: int) -> float:
         """Passes over the lead rows after ``step`` optimizer steps."""
         return round(min(step / self.steps_per_epoch, self.epochs), 4)
+
+    def forwards(self, processes: int = 1) -> int:
+        """Forwards of one optimizer step in each of so many processes."""
+        return math.ceil(self.accumulation / processes)
+
+    def micros(self, process: int = 0, processes: int = 1) -> tuple[Micro, ...]:
+        """What one of several processes runs: :meth:`forwards` a step, in order.
+
+        Every optimizer step has the same rows whatever the number of processes. A step with fewer rows has its empty
+        forwards first, so that the last one, after which processes meet, has rows wherever there are enough.
+        """
+        count = self.forwards(processes) * processes
+        result: list[Micro] = []
+        for batch in self.batches:
+            dealt = self._deal(batch, count, processes)
+            slots = [*[Micro(epoch=batch.epoch)] * (count - len(dealt)), *dealt]
+            result.extend(slots[process::processes])
+        return tuple(result)
+
+    def _deal(self, batch: Micro, count: int, processes: int) -> list[Micro]:
+        """The rows of an optimizer step dealt to its forwards by length: the step's gradient is a mean over all of
+        them, so this changes no result and saves padding. Several processes get equal shares."""
+        lead = len(batch.forget if self.lead == "forget" else batch.retain)
+        size = self.sizes[0 if self.lead == "forget" else 1]
+        if processes == 1:
+            parts = math.ceil(lead / size)
+            cuts = [
+                [min(i * one, len(rows)) for i in range(parts + 1)]
+                for one, rows in zip(self.sizes, batch.sides, strict=True)
+            ]
+        else:
+            parts = min(count, lead)
+            cuts = [[i * len(rows) // parts for i in range(parts + 1)] for rows in batch.sides]
+        forget, retain = ([slice(*pair) for pair in pairwise(places)] for places in cuts)
+        return [
+            Micro(batch.forget[f], batch.retain[r], batch.visits[f], batch.epoch)
+            for f, r in zip(forget, retain, strict=True)
+        ]
 
 
 def rate_factor(step: int, steps: int, warmup: int, shape: str) -> float:
@@ -60,40 +114,51 @@ def make_schedule(
     forget_lengths: Sequence[int],
     retain_lengths: Sequence[int],
     lead: str = "forget",
+    whole_epochs: bool = False,
 ) -> Schedule:
     """Lay out a run: every epoch is one shuffled pass over the lead rows, with equally many rows of the other side
     drawn from shuffled passes of their own (in the ratio of the two batch sizes where these differ).
 
-    Batches run on from one epoch into the next, so that all are full but the last. The rows of one optimizer step are
-    dealt to its forwards by length: the step's gradient is a mean over all of them, so this changes no result and saves
-    padding. ``*_lengths`` are token counts; an empty side stays empty. ``lead`` is ``forget`` or ``retain``. Where an
-    epoch has fewer forwards than ``accumulation``, that many make an optimizer step, so that every epoch has one.
+    Batches run on from one epoch into the next, so that all are full but the last; with ``whole_epochs`` they end
+    where an epoch ends. ``*_lengths`` are token counts; an empty side stays empty. ``lead`` is ``forget`` or
+    ``retain``. Where an epoch has fewer forwards than ``accumulation``, that many make an optimizer step, so that every epoch has one.
     """
     lengths = {"forget": forget_lengths, "retain": retain_lengths}
     sizes = {"forget": settings.forget_batch, "retain": settings.retain_batch}
     other = "retain" if lead == "forget" else "forget"
+    rows = max(len(lengths[lead]), 1)
     total = max(1, round(settings.epochs * len(lengths[lead])))
     accumulation = max(1, min(settings.accumulation, math.ceil(len(lengths[lead]) / sizes[lead])))
     per_step = sizes[lead] * accumulation
-    if settings.max_steps is not None:
-        total = min(total, settings.max_steps * per_step)
     # One generator a side: adding a retain set never changes the order of the forget rows.
     streams = {
         side: _passes(len(lengths[side]), np.random.default_rng([settings.seed, number]))
         for number, side in enumerate(("forget", "retain"))
     }
-    micros: list[Micro] = []
-    for begin in range(0, total, per_step):
-        lead_rows = _take(streams[lead], min(per_step, total - begin), lengths[lead])
-        count = math.ceil(len(lead_rows) / sizes[lead])
-        drawn = math.ceil(len(lead_rows) * sizes[other] / sizes[lead]) if len(lengths[other]) else 0
-        dealt = {
-            lead: _deal(lead_rows, sizes[lead], count),
-            other: _deal(_take(streams[other], drawn, lengths[other]), sizes[other], count),
-        }
-        micros.extend(Micro(f, r) for f, r in zip(dealt["forget"], dealt["retain"], strict=True))
-    rows = max(len(lengths[lead]), 1)
-    return Schedule(tuple(micros), accumulation, rows / per_step, total / rows)
+    seen = [0] * len(forget_lengths)
+    batches: list[Micro] = []
+    begin = 0
+    while begin < total and (settings.max_steps is None or len(batches) < settings.max_steps):
+        epoch = begin // rows
+        end = min(begin + per_step, total, (epoch + 1) * rows if whole_epochs else total)
+        drawn = {lead: end - begin, other: 0}
+        if len(lengths[other]):
+            drawn[other] = math.ceil((end - begin) * sizes[other] / sizes[lead])
+        taken = {side: _take(streams[side], drawn[side], lengths[side]) for side in (lead, other)}
+        visits = []
+        for row in taken["forget"]:
+            visits.append(seen[row])
+            seen[row] += 1
+        batches.append(Micro(tuple(taken["forget"]), tuple(taken["retain"]), tuple(visits), epoch))
+        begin = end
+    return Schedule(
+        tuple(batches),
+        (sizes["forget"], sizes["retain"]),
+        lead,
+        accumulation,
+        math.ceil(rows / per_step) if whole_epochs else rows / per_step,
+        begin / rows,
+    )
 
 
 def _passes(count: int, generator: np.random.Generator) -> Iterator[int]:
@@ -104,7 +169,3 @@ def _passes(count: int, generator: np.random.Generator) -> Iterator[int]:
 def _take(stream: Iterator[int], count: int, lengths: Sequence[int]) -> list[int]:
     rows = [next(stream) for _ in range(count)]
     return sorted(rows, key=lambda row: (-lengths[row], row))
-
-
-def _deal(rows: list[int], size: int, count: int) -> list[tuple[int, ...]]:
-    return [tuple(rows[i * size : (i + 1) * size]) for i in range(count)]

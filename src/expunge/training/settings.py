@@ -35,6 +35,19 @@ class TrainingSettings(BaseModel):
     lora_alpha: float = Field(16.0, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     gradient_checkpointing: bool = False
+    packing: bool = Field(
+        False, description="rows end to end without padding (models that keep them apart by position)"
+    )
+    sharding: Literal["none", "full"] = Field(
+        "none", description="full: several processes hold a part each of weights, gradients and optimizer state (FSDP2)"
+    )
+    compile: bool = Field(False, description="torch.compile each decoder layer; worth its start on long runs")
+    reference: Literal["cached", "adapter", "resident"] = Field(
+        "cached", description="the frozen target: computed once, the model with its adapter off, or a second model"
+    )
+    reference_cache: str | None = Field(
+        None, description="folder that keeps what the frozen target said, for other runs on it; forgotten unless given"
+    )
     checkpoint_every: int | None = Field(
         None, gt=0, description="optimizer steps between checkpoints to resume from; once an epoch unless given"
     )
