@@ -10,17 +10,15 @@ import torch
 from expunge.errors import ConfigError, RequestError
 from expunge.methods.weights.finetune import Finetune, finetune_loss
 from expunge.requests import Request
-from expunge.training.step import Side, Step, Totals
+from fake_step import scored, step
 from fitting import REQUEST, fit
 from history import read_history
-
-EMPTY = Side(torch.empty(0), torch.empty(0, dtype=torch.long), 0, Totals(1, 1))
 
 
 def test_loss_is_the_nll_of_the_retain_tokens() -> None:
     # alpha 2 * mean(1, 3, 5) = 6; descending raises each logp: d/d logp = -2/3.
     logps = torch.tensor([-1.0, -3.0, -5.0], requires_grad=True)
-    terms = Finetune(alpha=2.0).loss(Step(EMPTY, Side(logps, torch.tensor([0, 0, 1]), 2, Totals(3, 2))))
+    terms = Finetune(alpha=2.0).loss(step(retain=scored(logps, [2, 1])))
     assert list(terms) == ["retain_loss"]
     assert terms["retain_loss"].item() == pytest.approx(6.0)
     terms["retain_loss"].backward()

@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from expunge.methods.weights.grad_ascent import GradAscent, grad_ascent_loss
-from expunge.training.step import Side, Step, Totals
+from fake_step import scored, step
 from fitting import fit
-
-EMPTY = Side(torch.empty(0), torch.empty(0, dtype=torch.long), 0, Totals(1, 1))
 
 
 def test_loss_is_the_log_probability_itself() -> None:
@@ -19,14 +17,13 @@ def test_loss_is_the_log_probability_itself() -> None:
 
 def test_one_token_has_one_vote() -> None:
     # Row 0 has one token of logp -4, row 1 three of logp -1. Over tokens: (-4 - 3) / 4 = -1.75; over rows: -2.5.
-    side = Side(torch.tensor([-4.0, -1.0, -1.0, -1.0]), torch.tensor([0, 1, 1, 1]), 2, Totals(tokens=4, rows=2))
-    assert GradAscent().loss(Step(side, EMPTY))["forget_loss"].item() == pytest.approx(-1.75)
+    forget = scored([-4.0, -1.0, -1.0, -1.0], [1, 3])
+    assert GradAscent().loss(step(forget))["forget_loss"].item() == pytest.approx(-1.75)
 
 
 def test_descending_on_the_loss_lowers_every_forget_token() -> None:
     logps = torch.tensor([-4.0, -1.0], requires_grad=True)
-    side = Side(logps, torch.tensor([0, 0]), 1, Totals(tokens=2, rows=1))
-    GradAscent().loss(Step(side, EMPTY))["forget_loss"].backward()
+    GradAscent().loss(step(scored(logps)))["forget_loss"].backward()
     # d loss / d logp = +1/2 for each of 2 tokens; a step against it takes the log-probability down.
     assert logps.grad is not None
     assert logps.grad.tolist() == [0.5, 0.5]

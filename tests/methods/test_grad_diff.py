@@ -7,14 +7,13 @@ import torch
 
 from expunge.errors import ConfigError
 from expunge.methods.weights.grad_diff import GradDiff, grad_diff_loss
-from expunge.training.step import Side, Step, Totals
+from expunge.training.step import Step
+from fake_step import scored
+from fake_step import step as made_step
 
 
 def step(forget: torch.Tensor, retain: torch.Tensor) -> Step:
-    def side(logps: torch.Tensor) -> Side:
-        return Side(logps, torch.zeros(len(logps), dtype=torch.long), 1, Totals(tokens=len(logps), rows=1))
-
-    return Step(side(forget), side(retain))
+    return made_step(scored(forget), retain=scored(retain))
 
 
 def test_loss_is_gamma_times_the_log_probability() -> None:

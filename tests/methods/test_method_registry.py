@@ -40,7 +40,7 @@ def test_all_bad_fields_come_in_one_error() -> None:
     with pytest.raises(ConfigError) as caught:
         make_method("npo", {"betta": 0.2, "alpha": -1, "beta": 0})
     text = str(caught.value)
-    assert "method.betta: no such field of npo. Did you mean 'beta'? Known: alpha, beta." in text
+    assert "method.betta: no such field of npo. Did you mean 'beta' or 'retain'? Known: alpha, beta, retain." in text
     assert "method.alpha=-1" in text
     assert "method.beta=0" in text
 

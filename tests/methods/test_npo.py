@@ -10,7 +10,7 @@ import torch
 
 from expunge.errors import ConfigError
 from expunge.methods.weights.npo import NPO, npo_loss
-from expunge.training.step import Side, Step, Totals
+from fake_step import scored, step
 from fitting import fit
 from history import read_history
 
@@ -60,14 +60,12 @@ def test_log_ratios_far_from_zero_stay_finite() -> None:
 def test_rows_are_summed_and_have_one_vote_each() -> None:
     # Row 0: -1 - 2 = -3 against -3, d 0: 2 log 2 = 1.3862944. Row 1: -1 against -3, d 2, beta 1: 2 log(1 + e^2) =
     # 4.2538560. Mean over 2 rows 2.8200752, whatever their token counts; retain nll (2 + 4) / 2 = 3, alpha 1.
-    forget = Side(
-        torch.tensor([-1.0, -2.0, -1.0]), torch.tensor([0, 0, 1]), 2, Totals(3, 2), torch.tensor([-3.0, -3.0])
-    )
-    retain = Side(torch.tensor([-2.0, -4.0]), torch.tensor([0, 0]), 1, Totals(2, 1))
-    terms = NPO(beta=1.0).loss(Step(forget, retain))
+    forget = scored([-1.0, -2.0, -1.0], [2, 1], reference_logp=torch.tensor([-3.0, -3.0]))
+    retain = scored([-2.0, -4.0])
+    terms = NPO(beta=1.0).loss(step(forget, retain=retain))
     assert terms["forget_loss"].item() == pytest.approx(2.8200752)
     assert terms["retain_loss"].item() == 3.0
-    assert list(NPO(beta=1.0, alpha=0.0).loss(Step(forget, retain))) == ["forget_loss"]
+    assert list(NPO(beta=1.0, alpha=0.0).loss(step(forget, retain=retain))) == ["forget_loss"]
 
 
 @pytest.mark.parametrize(("dtype", "autocast"), [("float32", "auto"), ("bfloat16", "auto"), ("bfloat16", "bfloat16")])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from expunge.methods.interface import Paper, method_fields
-from expunge.methods.weight_method import WeightMethod
+from expunge.methods.weight_method import RetainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,14 +28,14 @@ def finetune_loss(logps: Tensor) -> Tensor:
 
 
 @method_fields
-class Finetune(WeightMethod):
+class Finetune(RetainingMethod):
     """Plain fine-tuning on the retain answers, for as many steps as the other methods get."""
 
     name: ClassVar[str] = "finetune"
     paper: ClassVar[Paper] = Paper("TOFU: A Task of Fictitious Unlearning for LLMs", "arXiv 2401.06121")
     uses_forget: ClassVar[bool] = False
 
-    alpha: float = Field(default=1.0, gt=0, description="weight of the retain answers' nll")
+    alpha: float = Field(default=1.0, gt=0, description="weight of the retain term")
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        return step.retain_term(self.alpha)
+        return step.retain_term(self.alpha, self.retain)

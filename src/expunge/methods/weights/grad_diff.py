@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from expunge.methods.interface import Paper, method_fields
-from expunge.methods.weight_method import WeightMethod
+from expunge.methods.weight_method import RetainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,17 +31,16 @@ def grad_diff_loss(logps: Tensor, gamma: float) -> Tensor:
 
 
 @method_fields
-class GradDiff(WeightMethod):
+class GradDiff(RetainingMethod):
     """Gradient ascent on forget answers with a likelihood term that holds the retain answers."""
 
     name: ClassVar[str] = "grad_diff"
     paper: ClassVar[Paper] = Paper("TOFU: A Task of Fictitious Unlearning for LLMs", "arXiv 2401.06121")
 
     gamma: float = Field(default=1.0, gt=0, description="weight of the ascent on the forget answers")
-    alpha: float = Field(default=1.0, ge=0, description="weight of the retain answers' nll")
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         return {
             "forget_loss": step.forget.mean_over_tokens(grad_diff_loss(step.forget.logps, self.gamma)),
-            **step.retain_term(self.alpha),
+            **step.retain_term(self.alpha, self.retain),
         }

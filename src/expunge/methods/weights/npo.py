@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from expunge.methods.interface import Paper, method_fields
-from expunge.methods.weight_method import WeightMethod
+from expunge.methods.weight_method import RetainingMethod, Sides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,18 +35,19 @@ def npo_loss(logp: Tensor, reference_logp: Tensor, beta: float) -> Tensor:
 
 
 @method_fields
-class NPO(WeightMethod):
+class NPO(RetainingMethod):
     """Negative preference optimisation against the frozen target, with a likelihood term on retain answers."""
 
     name: ClassVar[str] = "npo"
     paper: ClassVar[Paper] = Paper(
         "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning", "arXiv 2404.05868"
     )
-    needs_reference: ClassVar[bool] = True
-
     beta: float = Field(default=0.1, gt=0, description="inverse temperature of the preference")
-    alpha: float = Field(default=1.0, ge=0, description="weight of the retain answers' nll")
+
+    @property
+    def reference_logps(self) -> Sides:
+        return frozenset({"forget"})
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         forget = npo_loss(step.forget.logp, step.forget.reference_logp, self.beta)
-        return {"forget_loss": step.forget.mean_over_rows(forget), **step.retain_term(self.alpha)}
+        return {"forget_loss": step.forget.mean_over_rows(forget), **step.retain_term(self.alpha, self.retain)}
