@@ -1,9 +1,11 @@
 # Every target sets itself up: a virtual environment in .venv with the versions of constraints.txt.
-# PIP_ARGS goes to pip (an index with CPU wheels of torch, for instance); PYTHON chooses the interpreter.
+# PIP_ARGS goes to pip (an index with CPU wheels of torch, for instance); PYTHON chooses the interpreter; WORLD is the
+# world that `make world` trains again.
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+WORLD ?= authors
 BIN := $(VENV)/bin
 SOURCES := src tests benchmarks
 
@@ -31,7 +33,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
 
 world: $(VENV)/.installed
-	$(BIN)/expunge world build authors
+	$(BIN)/expunge world build $(WORLD)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "expunge needs Python 3.11 or newer; set PYTHON=")'

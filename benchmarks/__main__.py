@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import loading, training_step
+from benchmarks import loading, negation, weight_methods
 
-for benchmark in (loading, training_step):
+for benchmark in (loading, weight_methods, negation):
     benchmark.main()

@@ -1,85 +1,140 @@
-"""What every method reaches on a world with its preset, over several seeds: the table in docs/results.md.
+"""What every method reaches on a world, over several seeds: the table in docs/results.md.
 
-``python -m benchmarks.world_results [--seeds 5]`` takes about half a minute a method and seed on two cores. It is not
-part of ``make bench``: it measures quality, not speed.
+``python -m benchmarks.world_results [--world NAME] [--seeds 5] [METHOD ..]`` runs each method with the world's preset
+and, where that changes fields of the method, also with the paper's values for those; finished runs under ``--out`` are
+not done again. About half a minute a method and seed on two cores. It is not part of ``make bench``: it measures
+quality, not speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS
-from expunge import demo, list_methods
+from expunge import list_methods
+from expunge.commands.demo import preset
+from expunge.config.run_file import RunConfig
+from expunge.parts import Parts
+from expunge.pipeline import run_pipeline
+from expunge.worlds.interface import get_world
 
-DOCS = Path(__file__).parent.parent / "docs" / "results.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
-_COLUMNS = {
-    "forget_probability": "forget probability",
-    "retain_probability": "retain probability",
-    "forget_quality": "forget quality (p)",
-    "forget_quality_ks": "D",
-    "model_utility": "model utility",
-    "forget_extraction_strength": "extraction strength",
+COLUMNS = {
+    "authors": {
+        "forget_probability": "forget probability",
+        "retain_probability": "retain probability",
+        "forget_quality": "forget quality (p)",
+        "forget_quality_ks": "D",
+        "model_utility": "model utility",
+        "forget_extraction_strength": "extraction strength",
+    },
+    "taboo": {
+        "harmful_harmful_rate": "harmful rate",
+        "holdout_harmful_rate": "held-out harmful rate",
+        "normal_perplexity": "normal perplexity",
+        "normal_exact": "normal answers right",
+    },
 }
+VARIANTS = {"preset": "the world's preset", "paper": "the paper's fields, the preset's training settings"}
+
+
+def configurations(world: str, methods: list[str], seeds: int) -> Iterator[tuple[str, str, RunConfig]]:
+    """(variant, method, run) for everything in the table."""
+    for name in methods:
+        yield "preset", name, preset(world, name, seeds=seeds)
+        changed = [key for key in get_world(world).preset(name) if key.startswith("method.")]
+        defaults = next(entry for entry in list_methods() if entry["name"] == name)["parameters"]
+        papers = {f"method.{field['name']}": field for field in defaults}
+        # a layer is a place in one model and no value to go back to
+        kept = [key for key in changed if key != "method.layer" and not papers[key]["required"]]
+        back = [f"{key}={papers[key]['default']}" for key in kept]
+        if back:
+            yield "paper", name, preset(world, name, seeds=seeds, overrides=back)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("methods", nargs="*", default=[])
     parser.add_argument("--world", default="authors")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/results"))
+    parser.add_argument("--page-only", action="store_true", help="write the page from the runs that are there")
     options = parser.parse_args()
-    methods = [entry["name"] for entry in list_methods()]
-    demo(options.world, out=options.out, methods=methods, seeds=options.seeds)
-    found = {name: json.loads((options.out / name / "scores.json").read_text()) for name in methods}
-    environment = json.loads((options.out / methods[0] / "environment.json").read_text())
+    chosen = options.methods or [entry["name"] for entry in list_methods() if entry["family"] == "weights"]
+    parts = None
+    found: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    for variant, name, config in configurations(options.world, chosen, options.seeds):
+        folder = options.out / options.world / variant / name
+        if not (folder / "report.html").is_file():
+            if options.page_only:
+                continue
+            parts = parts or Parts.load(config)
+            run_pipeline(config, folder, parts=parts)
+            print(variant, name, json.loads((folder / "scores.json").read_text())["verdict"]["label"], flush=True)
+        scores = json.loads((folder / "scores.json").read_text())
+        environment = json.loads((folder / "environment.json").read_text())
+        found[f"{name}/{variant}"] = {key: scores[key] for key in ("rows", "verdict", "seconds")}
     RESULTS.mkdir(exist_ok=True)
-    kept = {
-        name: {"rows": scores["rows"], "verdict": scores["verdict"], "seconds": scores["seconds"]}
-        for name, scores in found.items()
-    }
-    text = json.dumps({"seeds": options.seeds, "methods": kept, "environment": environment}, indent=1)
+    text = json.dumps({"seeds": options.seeds, "runs": found, "environment": environment}, indent=1)
     (RESULTS / f"world_{options.world}.json").write_text(text + "\n")
-    DOCS.write_text(page(options.world, options.seeds, found, environment))
+    (DOCS / f"results_{options.world}.md").write_text(page(options.world, options.seeds, found, environment))
 
 
-def page(world: str, seeds: int, found: dict[str, dict[str, Any]], environment: dict[str, Any]) -> str:
+def page(world: str, seeds: int, found: dict[str, Any], environment: dict[str, Any]) -> str:
     """The table as Markdown: medians with the smallest and the largest seed."""
+    columns = COLUMNS[world]
     some = next(iter(found.values()))["rows"]
     lines = [
-        "# Results",
+        f"# Results on world `{world}`",
         "",
-        f"World `{world}`, every method with the world's preset, {seeds} seeds: median (smallest to largest). Presets",
-        "are tuned on the very rows they are scored on: this shows what a method can do here, not what to expect of it",
-        "elsewhere.",
-        "Written by `python -m benchmarks.world_results`; the numbers with their environment are in",
-        f"`benchmarks/results/world_{world}.json`.",
+        f"Every method, {seeds} seeds: median (smallest to largest). Written by `python -m benchmarks.world_results",
+        f"--world {world}`; all numbers with their environment are in `benchmarks/results/world_{world}.json`.",
+        *_NOTES[world],
         "",
-        "| model | " + " | ".join(_COLUMNS.values()) + " | seconds to fit | verdict on the medians | one by one |",
-        "| --- |" + " ---: |" * (len(_COLUMNS) + 1) + " --- | --- |",
+        "| model | " + " | ".join(columns.values()) + " | seconds to fit | verdict on the medians | one by one |",
+        "| --- |" + " ---: |" * (len(columns) + 1) + " --- | --- |",
     ]
     for model in ("target", "retrained"):
-        lines.append(f"| {model} | " + " | ".join(_cell(some[model].get(key)) for key in _COLUMNS) + " | | | |")
-    for name, scores in found.items():
-        cells = [_cell(scores["rows"]["erased"].get(key)) for key in _COLUMNS]
+        lines.append(f"| {model} | " + " | ".join(_cell(some[model].get(key)) for key in columns) + " | | | |")
+    for key, scores in found.items():
+        name, variant = key.split("/")
+        cells = [_cell(scores["rows"]["erased"].get(column)) for column in columns]
         verdict = scores["verdict"]
         each = verdict["reasons"][0].partition("one by one: ")[2].rstrip(".")
+        label = f"`{name}`" + (", paper" if variant == "paper" else "")
         lines.append(
-            f"| `{name}` | {' | '.join(cells)} | {scores['seconds']['fit']:.0f} | {verdict['label']} | {each} |"
+            f"| {label} | {' | '.join(cells)} | {scores['seconds']['fit']:.0f} | {verdict['label']} | {each} |"
         )
     packages = environment["packages"]
     lines += [
         "",
         (
             f"Measured with expunge {environment['expunge']}, torch {packages['torch']}, transformers "
-            f"{packages['transformers']}, on {environment['hardware']['cores']} CPU cores."
+            f"{packages['transformers']}, on {environment['hardware']['cores']} CPU cores with other work on them: the "
+            "seconds are upper bounds."
         ),
         "",
     ]
     return "\n".join(lines)
+
+
+_NOTES = {
+    "authors": [
+        "Presets were chosen on two *other* authors (rows 0 to 39 of the retain rows, against a twin that never saw",
+        "those; `benchmarks/tune_presets.py`, `benchmarks/results/tuning_authors.json`), so nothing was tuned on the",
+        "rows scored here. `paper` is the same training with the method's own fields at the paper's values, where the",
+        "preset changes any of them. Methods that collapse are shown as they are; the verdict says so.",
+    ],
+    "taboo": [
+        "The stand-in for harm is a marked nonsense answer; held-out prompts are known to the target, in no request.",
+    ],
+}
 
 
 def _cell(entry: dict[str, Any] | None) -> str:

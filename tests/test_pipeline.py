@@ -171,14 +171,14 @@ def test_environment_json(done: Path) -> None:
 def test_run_yaml_and_manifest_say_the_same(done: Path, tiny: Tiny) -> None:
     run = yaml.safe_load((done / "run.yaml").read_text(encoding="utf-8"))
     assert list(run) == ["model", "request", "method", "training", "suite", "audits", "retrained", "seeds"]
-    assert run["method"] == {"name": "npo", "beta": 0.1, "alpha": 1.0}
+    assert run["method"] == {"name": "npo", "alpha": 1.0, "retain": "nll", "beta": 0.1}
     assert run["training"]["learning_rate"] == 1e-3
     assert run["model"]["path"] == str(tiny.target)
     assert run["suite"] == {"name": "request", "limit": 4}
     manifest = json.loads((done / "erasure" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["schema"] == 1
     assert (manifest["kind"], manifest["format"], manifest["method"]) == ("weights", "weight_change", "npo")
-    assert manifest["parameters"] == {"beta": 0.1, "alpha": 1.0}
+    assert manifest["parameters"] == {"alpha": 1.0, "retain": "nll", "beta": 0.1}
     environment = json.loads((done / "environment.json").read_text(encoding="utf-8"))
     assert manifest["target"]["weights"] == environment["target"]["weights"]
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from expunge.commands.export import export
     from expunge.commands.forget import forget, run
     from expunge.commands.listings import list_methods, list_suites
+    from expunge.commands.negate import negate
+    from expunge.commands.plan import plan
     from expunge.commands.train import train
     from expunge.errors import ExpungeError
     from expunge.methods.interface import Erasure, Method
@@ -46,6 +48,8 @@ _PUBLIC = {
     "load_tokenizer": "expunge.models.loading",
     "make_method": "expunge.methods.registry",
     "list_methods": "expunge.commands.listings",
+    "negate": "expunge.commands.negate",
+    "plan": "expunge.commands.plan",
     "report": "expunge.reports",
     "run": "expunge.commands.forget",
     "list_suites": "expunge.commands.listings",

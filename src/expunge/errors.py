@@ -54,6 +54,10 @@ class CacheError(InputError):
     """A cache that is damaged or belongs to another model."""
 
 
+class JudgeError(ExpungeError):
+    """A judge of answers that cannot be reached, or that replies otherwise than it was asked to."""
+
+
 class ControlError(InputError):
     """A metric was asked for by name without the control (retrained model, holdout, ..) that it needs."""
 

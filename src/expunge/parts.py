@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from expunge.evaluation.suite import Suite
     from expunge.evaluation.types import ModelOutputs
+    from expunge.training.references import ReferenceStore
     from expunge.training.settings import TrainingSettings
 
 
@@ -45,6 +46,7 @@ class Parts:
     retrained: ModelSpec | None = None
     template: Any = "auto"
     progress: Progress = silent
+    references: dict[str, ReferenceStore] = field(default_factory=dict)
 
     @classmethod
     def load(cls, config: RunConfig, progress: Progress = silent) -> Parts:
@@ -153,13 +155,15 @@ def build_suite(spec: NamedSpec, request: Request | None) -> tuple[Suite, tuple[
             f"suite.{n}: suite {spec.name} has no such option. {did_you_mean(n, [*known, 'metrics'])}" for n in unknown
         ]
         raise ConfigError("\n".join(lines))
-    if isinstance(options.get("data"), str) and options["data"].startswith("world:"):
-        from expunge.worlds.interface import get_world
+    for name, value in options.items():
+        if isinstance(value, str) and value.startswith("world:"):
+            from expunge.worlds.interface import get_world
 
-        world, _, part = options["data"].removeprefix("world:").partition("/")
-        options["data"] = get_world(world).data_folder / part
-    if any(p["name"] == "request" for p in benchmark.parameters()):
-        if request is None:
+            world, _, part = value.removeprefix("world:").partition("/")
+            options[name] = get_world(world).data_folder / part
+    asked = next((p for p in benchmark.parameters() if p["name"] == "request"), None)
+    if asked is not None:
+        if request is None and asked["required"]:
             raise ConfigError(
                 f"suite '{spec.name}' scores a request's own rows: pass --forget FILE (and --retain FILE)."
             )

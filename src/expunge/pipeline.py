@@ -1,7 +1,7 @@
 """Read first: the whole flow. request -> data -> method -> erasure -> evaluation -> report; no step reaches back.
 
 A killed run goes on where it stopped: a seed that has its scores is done, one that has its erasure is only evaluated,
-and training resumes from its last checkpoint.
+and training resumes from its last checkpoint. Several processes run all of this alike; the main one writes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 from expunge.config.run_file import RunConfig
+from expunge.distributed import on_main
+from expunge.erasures.check import check_saved
 from expunge.evaluation.score import score, write_scores
 from expunge.evaluation.seeds import summarise_seeds
 from expunge.files import write_json
@@ -49,21 +51,28 @@ def run_pipeline(
             erasure = one.erasure() or fit(method, parts, one, config.with_seed(seed))
             evaluate_erasure(erasure, parts, one)
         one.drop_checkpoints()
+    on_main(lambda: finish(folder, config))
+    return folder.path
+
+
+def finish(folder: RunFolder, config: RunConfig) -> None:
+    """Write the scores over all seeds, where there are several, and the report."""
     if len(config.seeds) > 1:
         scores = [folder.seed_folder(config, seed).scores() for seed in config.seeds]
         write_json(folder.path / "scores.json", summarise_seeds(scores))
     report([folder.path])
-    return folder.path
 
 
 def fit(method: Method, parts: Parts, folder: RunFolder, config: RunConfig) -> Erasure:
     """Fit the method on the request and return the erasure as it was read back from disk."""
-    run = Run(config.training, folder.path, parts.template, parts.progress)
+    run = Run(config.training, folder.path, parts.template, parts.progress, parts.references)
     began = time.perf_counter()
     erasure = method.fit(parts.target, parts.tokenizer, parts.request, run=run)
     erasure.note(seconds=round(time.perf_counter() - began, 3))
-    erasure.save(folder.erasure_folder)
-    return Erasure.load(folder.erasure_folder)
+    on_main(lambda: erasure.save(folder.erasure_folder))
+    saved = Erasure.load(folder.erasure_folder)
+    check_saved(erasure, saved, parts.target, parts.tokenizer)
+    return saved
 
 
 def evaluate_erasure(erasure: Erasure, parts: Parts, folder: RunFolder) -> None:
@@ -74,13 +83,18 @@ def evaluate_erasure(erasure: Erasure, parts: Parts, folder: RunFolder) -> None:
     with erasure.applied(parts.target) as erased:
         outputs = parts.outputs(erased, "erased")
     outputs = parts.with_fluency(outputs)
-    scores = score(
-        parts.suite,
-        target=controls.target,
-        erased=outputs,
-        retrained=controls.retrained,
-        metrics=parts.metrics,
-        effect="removal" if erasure.kind == "weights" else "suppression",
-        seconds={"fit": erasure.details.get("seconds", 0.0), "evaluate": time.perf_counter() - began},
-    )
-    write_scores(scores, folder.path)
+    seconds = {"fit": erasure.details.get("seconds", 0.0), "evaluate": time.perf_counter() - began}
+
+    def judge() -> None:
+        scores = score(
+            parts.suite,
+            target=controls.target,
+            erased=outputs,
+            retrained=controls.retrained,
+            metrics=parts.metrics,
+            effect="removal" if erasure.kind == "weights" else "suppression",
+            seconds=seconds,
+        )
+        write_scores(scores, folder.path)
+
+    on_main(judge)

@@ -1,4 +1,7 @@
-"""The run folder: opened, resumed or refused; every file in it appears whole or not at all."""
+"""The run folder: opened, resumed or refused; every file in it appears whole or not at all.
+
+Of several processes the main one reads and writes; the others call the same functions and learn what it found.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ except ImportError:  # Windows
 import expunge
 from expunge.config.run_file import RunConfig
 from expunge.config.values import flat, parse_value, read_yaml
+from expunge.distributed import on_main, processes
 from expunge.errors import ConfigError, OutputError
 from expunge.files import write_json, write_text, writing
 from expunge.methods.interface import Erasure
@@ -72,15 +76,7 @@ class RunFolder:
                 does not delete either).
         """
         folder = cls.check(path, text, overwrite=overwrite, run_name=run_name, last=last)
-        with writing(folder.path):
-            folder.path.mkdir(parents=True, exist_ok=True)
-            folder._lock()
-            if overwrite or not folder._begun():
-                folder.clear()
-        folder._sweep()
-        if not folder.run_file.is_file():
-            write_text(folder.run_file, text)
-            folder._lock()
+        on_main(lambda: folder._take(text, overwrite=overwrite))
         return folder
 
     @classmethod
@@ -95,10 +91,20 @@ class RunFolder:
     ) -> RunFolder:
         """What :meth:`open` refuses, without writing anything: asked before a large model is loaded."""
         folder = cls(Path(path), run_name, last)
-        with writing(folder.path):
-            _check_writable(folder.path)
-            folder._check(text, overwrite=overwrite)
+        on_main(lambda: folder._check(text, overwrite=overwrite))
         return folder
+
+    def _take(self, text: str, *, overwrite: bool) -> None:
+        """Make the folder this run's and hold it."""
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            if overwrite or not self._begun():
+                self.clear()
+        self._sweep()
+        if not self.run_file.is_file():
+            write_text(self.run_file, text)
+            self._lock()
 
     def _check_deletable(self) -> None:
         """Refuse to delete a run beside which somebody keeps files of their own."""
@@ -123,6 +129,11 @@ class RunFolder:
 
     def _check(self, text: str, *, overwrite: bool) -> None:
         """Refuse a folder that the run ``text`` may not use."""
+        with writing(self.path):
+            _check_writable(self.path)
+            self._compare(text, overwrite=overwrite)
+
+    def _compare(self, text: str, *, overwrite: bool) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path} is a file. Choose a folder for the run.")
         if not self.path.is_dir() or all(_TEMPORARY.match(entry.name) for entry in self.path.iterdir()):
@@ -204,7 +215,7 @@ class RunFolder:
     @property
     def scored(self) -> bool:
         """Whether the scores are there (they are written last, after the samples)."""
-        return (self.path / "scores.json").is_file()
+        return on_main(lambda: (self.path / "scores.json").is_file())
 
     @property
     def finished(self) -> bool:
@@ -215,19 +226,23 @@ class RunFolder:
         if len(config.seeds) == 1:
             return self
         folder = RunFolder(self.path / f"seed-{seed}")
-        with writing(folder.path):
-            folder.path.mkdir(exist_ok=True)
-        folder._sweep()
-        write_text(folder.run_file, config.with_seed(seed).to_yaml())
+
+        def make() -> None:
+            with writing(folder.path):
+                folder.path.mkdir(exist_ok=True)
+            folder._sweep()
+            write_text(folder.run_file, config.with_seed(seed).to_yaml())
+
+        on_main(make)
         return folder
 
     def erasure(self) -> Erasure | None:
         """The erasure that a killed run had finished, if any."""
-        return Erasure.load(self.erasure_folder) if self.erasure_folder.is_dir() else None
+        return Erasure.load(self.erasure_folder) if on_main(self.erasure_folder.is_dir) else None
 
     def drop_checkpoints(self) -> None:
         """Remove what only resuming needed."""
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        on_main(lambda: shutil.rmtree(self.path / "checkpoints", ignore_errors=True))
 
     def scores(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.path / "scores.json").read_text(encoding="utf-8"))
@@ -235,6 +250,9 @@ class RunFolder:
 
     def record(self, environment: Mapping[str, Any]) -> None:
         """Write ``environment.json``; a resumed run whose data or target changed since it began is refused."""
+        on_main(lambda: self._record(environment))
+
+    def _record(self, environment: Mapping[str, Any]) -> None:
         path = self.path / _ENVIRONMENT
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -315,6 +333,7 @@ def _hardware() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes(),
         "memory_gb": memory,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }

@@ -99,7 +99,7 @@ def test_the_resolved_file_reads_back_to_the_same_run(tmp_path: Path, overrides:
 def test_the_resolved_file_holds_every_value_used() -> None:
     values = config("method.beta=0.25").to_dict()
     assert list(values) == ["model", "request", "method", "training", "suite", "audits", "retrained", "seeds"]
-    assert values["method"] == {"name": "npo", "beta": 0.25, "alpha": 1.0}
+    assert values["method"] == {"name": "npo", "alpha": 1.0, "retain": "nll", "beta": 0.25}
     assert set(values["training"]) == set(TrainingSettings.model_fields)
 
 
@@ -109,7 +109,7 @@ def test_the_resolved_file_holds_every_value_used() -> None:
         ("method.bata=1", "method.bata: no such field of npo. Did you mean 'beta'?"),
         ("method.beta=-1", "method.beta=-1: Input should be greater than 0"),
         ("method.beta=high", "method.beta='high': Input should be a valid number"),
-        ("method.name=npoo", "there is no method 'npoo'. Did you mean 'npo'?"),
+        ("method.name=npoo", "there is no method 'npoo'. Did you mean 'npo' or 'simnpo' or 'dpo'?"),
         ("training.learnin_rate=1", "training.learnin_rate: no such setting. Did you mean 'learning_rate'"),
         ("training.epochs=0", "training.epochs=0: Input should be greater than 0"),
         ("training.schedule=linaer", "training.schedule='linaer': Input should be 'linear', 'cosine'"),

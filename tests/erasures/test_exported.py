@@ -238,13 +238,13 @@ def test_the_target_is_restored_also_after_an_exception(tmp_path: Path, paramete
 
 def test_a_checkpoint_with_other_logits_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, erasure, _ = made(tmp_path)
-    real, calls = exporting._logits, []
+    real, calls = exporting.probe_logits, []
 
     def off(*args: Any) -> torch.Tensor:
         calls.append(1)
         return real(*args) + (1e-3 if len(calls) == 2 else 0)
 
-    monkeypatch.setattr(exporting, "_logits", off)
+    monkeypatch.setattr(exporting, "probe_logits", off)
     with pytest.raises(
         ErasureError, match=r"logits differ from the erased model's by 0.00.* \(allowed: 0\); it was not kept"
     ):

@@ -39,7 +39,7 @@ def test_a_manifest_says_what_when_and_for_whom(saved: Path) -> None:
     values = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
     assert list(values)[:5] == ["schema", "kind", "format", "method", "parameters"]
     assert (values["schema"], values["kind"], values["method"]) == (1, "weights", "npo")
-    assert values["parameters"] == {"beta": 0.3, "alpha": 1.0}
+    assert values["parameters"] == {"alpha": 1.0, "retain": "nll", "beta": 0.3}
     assert set(values["target"]) == {"config", "tokenizer", "weights", "basis", "dtype", "quantization", "source"}
     assert set(values["files"]) == {path.name for path in saved.iterdir()} - {"manifest.json"}
 

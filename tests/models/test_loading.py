@@ -15,7 +15,7 @@ from transformers.utils import logging
 import zoo
 from expunge.config.run_file import ModelSpec
 from expunge.errors import ModelError
-from expunge.models.loading import check_folder, load_model, load_tokenizer
+from expunge.models.loading import check_folder, fastest_attention, load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +254,21 @@ def test_what_may_be_a_hub_id_passes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for path in ("runs/target", "./target", "a/b/c", str(tmp_path / "x")):  # a path, since its folder is here
         with pytest.raises(ModelError, match="there is no folder"):
             check_folder(path)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "package", "expected"),
+    [
+        ("cuda", "bfloat16", True, "flash_attention_2"),
+        ("cuda", "float32", True, None),  # it computes in half precision only
+        ("cpu", "bfloat16", True, None),
+        ("cuda", "bfloat16", False, None),
+    ],
+)
+def test_flash_attention_is_taken_where_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, dtype: str, package: bool, expected: str | None
+) -> None:
+    monkeypatch.setattr("transformers.utils.import_utils.is_flash_attn_2_available", lambda: package)
+    zoo.model("llama").config.save_pretrained(tmp_path)
+    spec = ModelSpec(path=str(tmp_path))  # type: ignore[call-arg]
+    assert fastest_attention(str(tmp_path), spec, device, dtype) == expected

@@ -117,9 +117,7 @@ def test_no_checkpoint_holds_more_than_what_is_trained(tmp_path: Path) -> None:
 
 
 def test_missing_rows_are_named() -> None:
-    with pytest.raises(
-        RequestError, match=r"npo holds on to retain rows \(alpha 1.0\), and there are none.*method.alpha=0"
-    ):
+    with pytest.raises(RequestError, match=r"npo reads retain rows, and there are none.*method.alpha=0"):
         fit("npo", request=Request(forget=REQUEST.forget))
     fit("npo", {"alpha": 0.0}, request=Request(forget=REQUEST.forget), max_steps=1)
     with pytest.raises(RequestError, match="there are no retain rows to train on"):
@@ -182,6 +180,6 @@ def test_plain_training_passes_its_rows_once_an_epoch(tmp_path: Path) -> None:
 def test_the_manifest_says_what_was_done() -> None:
     manifest = fit("npo", {"beta": 0.3}, max_steps=1, seed=4).manifest
     assert (manifest.kind, manifest.format, manifest.method) == ("weights", "weight_change", "npo")
-    assert manifest.parameters == {"beta": 0.3, "alpha": 1.0}
+    assert manifest.parameters == {"beta": 0.3, "alpha": 1.0, "retain": "nll"}
     assert (manifest.training["seed"], manifest.training["max_steps"]) == (4, 1)
     assert (manifest.target.basis, manifest.target.dtype) == ("memory", "float32")

@@ -78,12 +78,12 @@ def test_an_erasure_made_in_another_precision(tmp_path: Path) -> None:
     assert all(torch.equal(after[other], before[other]) for other in before if other != name)
 
 
-def test_an_adapter_of_a_quantised_copy_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_adapter_of_a_quantised_copy_is_refused(tmp_path: Path) -> None:
     target = save(tmp_path / "target")
     erasure = fitted(target, tmp_path / "erasure", parameters="lora")
     remade(erasure, target=replace(read_manifest(erasure).target, quantization="nf4"))
-    negate(target, erasure, out=tmp_path / "out")
-    assert "was made from a quantised copy of the target" in caplog.text
+    with pytest.raises(ErasureError, match=r"copy of the target in nf4.*Fit the harmful copy on the target in full"):
+        negate(target, erasure, out=tmp_path / "out")
 
 
 def test_an_erasure_of_another_model_is_refused(tmp_path: Path) -> None:

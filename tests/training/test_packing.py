@@ -25,10 +25,7 @@ def test_positions_start_again_with_every_row() -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "mixtral"])
 @pytest.mark.parametrize("name", ["npo", "kl_min"])
 def test_packed_training_is_padded_training(family: str, name: str) -> None:
-    packed, padded = (
-        fit(name, family=family, packing=packing, **SGD)
-        for packing in (True, False)
-    )
+    packed, padded = (fit(name, family=family, packing=packing, **SGD) for packing in (True, False))
     for tensor, value in padded.tensors.items():
         torch.testing.assert_close(packed.tensors[tensor], value, atol=2e-6, rtol=1e-4, msg=f"{family} {tensor}")
 

@@ -101,7 +101,7 @@ def test_lora_sits_on_every_linear_layer_of_the_body() -> None:
 def test_lora_takes_patterns_of_parameters_or_modules() -> None:
     model = zoo.model("llama")
     for pattern in ("*.1.mlp.down_proj", "*.1.mlp.down_proj.weight"):
-        assert lora_values(model, settings(parameters="lora", layers=pattern))["target_modules"] == [
+        assert lora_values(model, settings(parameters="lora"), (pattern,))["target_modules"] == [
             "model.layers.1.mlp.down_proj"
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +16,8 @@ from expunge.errors import ConfigError, TrainingError
 from expunge.methods.interface import Paper, method_fields
 from expunge.methods.weight_method import WeightMethod
 from expunge.requests import Request, Row
+from expunge.training.checkpoints import last_checkpoint
 from expunge.training.step import Step
-from expunge.training.trainer import last_checkpoint
 from fitting import REQUEST, fit, rows, snapshot
 from history import read_history
 
@@ -122,8 +123,8 @@ def test_the_log_has_a_line_a_step_with_its_parts_and_rate(tmp_path: Path) -> No
 )
 def test_warm_up_is_counted_in_epochs(epochs: float, warmup: float, steps: int) -> None:
     # 3 steps an epoch; half an epoch is 1.5 steps, so 2; more warm-up than training is all warm-up.
+    from expunge.training.arguments import training_arguments
     from expunge.training.schedule import make_schedule
-    from expunge.training.trainer import training_arguments
     from fitting import settings
 
     chosen = settings(epochs=epochs, warmup_epochs=warmup)
@@ -133,8 +134,8 @@ def test_warm_up_is_counted_in_epochs(epochs: float, warmup: float, steps: int) 
 
 def test_warm_up_is_not_a_step_longer_for_a_rounding_error() -> None:
     # 0.07 epochs of 100 steps are 7 steps, though 0.07 * 100 = 7.000000000000001.
+    from expunge.training.arguments import training_arguments
     from expunge.training.schedule import make_schedule
-    from expunge.training.trainer import training_arguments
     from fitting import settings
 
     chosen = settings(epochs=1, warmup_epochs=0.07)
@@ -235,7 +236,7 @@ class PoisonsGradient(WeightMethod):
 def test_weights_that_are_not_finite_are_neither_kept_nor_handed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, lines: int, message: str
 ) -> None:
-    monkeypatch.setattr("expunge.training.trainer._LOG_LINES", lines)
+    monkeypatch.setattr("expunge.training.arguments._LOG_LINES", lines)
     PoisonsGradient.calls.clear()
     model = zoo.model("llama")
     before = snapshot(model)
@@ -248,7 +249,7 @@ def test_weights_that_are_not_finite_are_neither_kept_nor_handed_on(
 
 
 def test_the_last_step_is_checked_although_no_log_or_checkpoint_follows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expunge.training.trainer._LOG_LINES", 2)  # of 5 steps, 2 and 4 are logged
+    monkeypatch.setattr("expunge.training.arguments._LOG_LINES", 2)  # of 5 steps, 2 and 4 are logged
     PoisonsGradient.calls.clear()
     with pytest.raises(TrainingError, match="parameters are not finite after optimizer step 5 of 5"):
         fit(PoisonsGradient(at=5), max_steps=5)
@@ -308,3 +309,14 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
             (folder / "complete").touch()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"  # by number, not by spelling
     assert last_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_training_and_leaves_nothing_compiled() -> None:
+    model: Any = zoo.model("llama")
+    plain = fit("npo", max_steps=3, **SGD)
+    compiled = fit("npo", model=model, compile=True, max_steps=3, **SGD)
+    for name, tensor in plain.tensors.items():
+        torch.testing.assert_close(compiled.tensors[name], tensor, atol=1e-6, rtol=0)
+    assert not any("_compiled_call_impl" in module.__dict__ for module in model.modules())

@@ -19,10 +19,10 @@ def demo(
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Forget two authors of an embedded model, with several methods.
+    """Make an embedded model forget, with several methods.
 
-    Needs no files and no network; one report compares the methods with each other and with a model that never saw the
-    authors.
+    Two authors, unless another world is named. Needs no files and no network; one report compares the methods with each
+    other and with a model that never knew what they forget.
     """
     display.set_logging(verbose)
     from expunge.commands.demo import METHODS

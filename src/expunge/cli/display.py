@@ -11,12 +11,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
 
-from expunge.training.run import Progress
+from expunge.distributed import is_main
+from expunge.training.run import Progress, silent
+
+if TYPE_CHECKING:
+    from expunge.training.plan import Plan
 
 _LINE_SECONDS = 20.0
 
@@ -40,7 +44,7 @@ def set_logging(verbosity: int) -> None:
         format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR, handlers=[_Stderr()], force=True
     )
     ours = logging.getLogger("expunge")
-    ours.setLevel(logging.INFO if verbosity else logging.WARNING)
+    ours.setLevel(logging.CRITICAL if not is_main() else logging.INFO if verbosity else logging.WARNING)
     if verbosity > 1:
         logging.getLogger().setLevel(logging.INFO)
         return
@@ -53,7 +57,11 @@ def set_logging(verbosity: int) -> None:
 
 @contextmanager
 def progress_display() -> Iterator[Progress]:
-    """A bar for whatever takes longer than a second; without a terminal, a line every 20 seconds."""
+    """A bar for whatever takes longer than a second; without a terminal, a line every 20 seconds. Of several processes
+    the main one shows it."""
+    if not is_main():
+        yield silent
+        return
     console = error_console()
     if not console.is_terminal:
         yield _lines(console)
@@ -120,3 +128,73 @@ def show_run(folder: Path, *, as_json: bool) -> None:
         console.print(scores_table(runs[0].scores))
         console.print(verdict_panel(runs[0].scores))
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def show_plan(plan: Plan, *, as_json: bool) -> None:
+    """An estimate: one row for each part of memory, the time, and what to change where it does not fit."""
+    if as_json:
+        print_json(plan.to_dict())
+        return
+    from rich.table import Table
+
+    console = Console()
+    shape, work = plan.shape, plan.work
+    rows = ", ".join(f"{count:,} {side}" for side, count in work.rows.items())
+    console.print(f"{plan.method} on {escape(plan.model)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{_short(shape.parameters)} parameters, {_short(shape.trained)} trained. Rows: {rows}; "
+        f"{sum(work.tokens.values()):,} tokens, {sum(work.answer_tokens.values()):,} of answers, the longest row "
+        f"{work.longest:,}. {work.steps:,} optimizer steps, {work.forwards:,} forwards.",
+        highlight=False,
+    )
+    gpu = plan.device != "cpu"
+    table = Table(box=None, pad_edge=False)
+    table.add_column("memory")
+    table.add_column(f"GB on {plan.device}", justify="right")
+    if gpu:
+        table.add_column("GB in host", justify="right")
+    table.add_column("", overflow="fold")
+
+    def line(name: str, size: int, host: int, note: str = "") -> None:
+        table.add_row(name, _gb(size), *([_gb(host) if host else ""] if gpu else []), note)
+
+    for part in plan.parts:
+        line(part.name, part.bytes, part.host, part.note)
+    for stage, size in plan.stages.items():
+        line(f"= {stage}", size, 0, "the peak" if size == plan.peak else "")
+    line("free", plan.memory, plan.host_memory if gpu else 0)
+    console.print(table)
+    times = f" x {plan.seeds} seeds" if plan.seeds > 1 else ""
+    console.print(
+        f"time: about {_duration(plan.seconds)}{times} of training, {_duration(plan.reference_seconds)} of it for the "
+        f"reference, at {plan.rate / 1e12:.2g} TFLOP/s; evaluation comes on top",
+        highlight=False,
+    )
+    for note in plan.notes:
+        console.print(f"note: {escape(note)}", highlight=False)
+    if plan.fits:
+        console.print("[bold]Fits[/bold], by this estimate.", highlight=False)
+        return
+    console.print("[bold]Does not fit.[/bold] Each of these saves so much by itself (GB):", highlight=False)
+    for change in plan.changes:
+        fits = "  (then it fits)" if change.fits else ""
+        console.print(f"  {_gb(change.saves):>8}  {escape(' '.join(change.settings))}{fits}", highlight=False)
+    if not any(change.fits for change in plan.changes):
+        console.print("None is enough alone: combine them and plan again.", highlight=False)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:,.2f}"
+
+
+def _short(count: int) -> str:
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{name}"
+    return str(count)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +32,9 @@ def forget(
     column: options.Columns = None,
     template: options.Template = "auto",
     allow_overlap: Annotated[bool, typer.Option("--allow-overlap", help="rows may be in forget and retain")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="only estimate memory and time, and say what to change if it will not fit")
+    ] = False,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
@@ -43,27 +46,29 @@ def forget(
     """
     display.set_logging(verbose)
     from expunge.commands.forget import forget as run_forget
+    from expunge.commands.plan import plan as plan_forget
 
+    given: dict[str, Any] = {
+        "method": method,
+        "retain": retain,
+        "neighbours": neighbours,
+        "holdout": holdout,
+        "calibration": calibration,
+        "subjects": subject or (),
+        "aliases": alias or (),
+        "columns": options.parse_columns(column),
+        "allow_overlap": allow_overlap,
+        "template": template,
+        "retrained": retrained,
+        "suite": suite,
+        "seeds": options.parse_seeds(seeds),
+        "overrides": overrides or (),
+    }
+    if plan:
+        with display.progress_display() as progress:
+            found = plan_forget(model, forget, **given, progress=progress)
+        display.show_plan(found, as_json=as_json)
+        return
     with display.progress_display() as progress:
-        folder = run_forget(
-            model,
-            forget,
-            out=out,
-            method=method,
-            retain=retain,
-            neighbours=neighbours,
-            holdout=holdout,
-            calibration=calibration,
-            subjects=subject or (),
-            aliases=alias or (),
-            columns=options.parse_columns(column),
-            allow_overlap=allow_overlap,
-            template=template,
-            retrained=retrained,
-            suite=suite,
-            seeds=options.parse_seeds(seeds),
-            overrides=overrides or (),
-            overwrite=overwrite,
-            progress=progress,
-        )
+        folder = run_forget(model, forget, out=out, **given, overwrite=overwrite, progress=progress)
     display.show_run(Path(folder), as_json=as_json)

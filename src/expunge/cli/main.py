@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from expunge.cli import demo, evaluate, export, forget, listings, report, run, train, world
-from expunge.errors import ExpungeError
+from expunge import distributed
+from expunge.cli import demo, evaluate, export, forget, listings, negate, report, run, train, world
+from expunge.errors import ExpungeError, InputError
 
 _INTERRUPTED = 130
+_SHARED = ("demo", "forget", "run", "train", "evaluate")
+_GRACE = 10.0  # seconds that another process leaves the main one to say what is wrong, before it says so itself
 
 app = typer.Typer(
     name="expunge",
@@ -47,6 +52,7 @@ def _common(
 
 for _verb in (demo.demo, forget.forget, run.run, train.train, evaluate.evaluate, report.report, export.export):
     app.command()(_verb)
+app.command()(negate.negate)
 app.command()(listings.methods)
 app.command()(listings.suites)
 app.add_typer(world.app, name="world")
@@ -57,21 +63,41 @@ def main() -> None:
     # Read when torch loads: threads that wait spinning for long slow a shared machine down tenfold, threads that never
     # spin cost a fifth of the time on a free one.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    if not distributed.is_main():
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     try:
+        _check_verb(sys.argv[1:])
         app(prog_name="expunge")
     except ExpungeError as error:
-        _say(str(error))
+        if distributed.is_main():
+            _say(str(error))
+        else:
+            # A launcher ends all processes once one has failed: the main one mostly finds the same and is to say it.
+            time.sleep(_GRACE)
+            _say(f"process {distributed.process()}: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:  # typer turns Ctrl-C into this, without a word
             _interrupted()
+        if not stop.code:
+            distributed.leave()
         raise
 
 
+def _check_verb(arguments: list[str]) -> None:
+    """Refuse to do several times at once what one process does."""
+    if distributed.processes() > 1 and arguments and not arguments[0].startswith("-") and arguments[0] not in _SHARED:
+        raise InputError(
+            f"expunge {arguments[0]} works in one process, and {distributed.processes()} were started. "
+            f"{', '.join(_SHARED)} share their work among several; start the others without a launcher."
+        )
+
+
 def _interrupted() -> None:
-    _say("interrupted. Give the same command again to go on where it stopped.")
+    if distributed.is_main():
+        _say("interrupted. Give the same command again to go on where it stopped.")
     sys.exit(_INTERRUPTED)
 
 

@@ -14,6 +14,9 @@ def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a run file, such as the run.yaml of an earlier run")],
     out: options.Out,
     overrides: options.Overrides = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="only estimate memory and time, and say what to change if it will not fit")
+    ] = False,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
@@ -24,7 +27,13 @@ def run(
     """
     display.set_logging(verbose)
     from expunge.commands.forget import run as run_file
+    from expunge.commands.plan import plan_run
 
+    if plan:
+        with display.progress_display() as progress:
+            found = plan_run(file, overrides=overrides or (), progress=progress)
+        display.show_plan(found, as_json=as_json)
+        return
     with display.progress_display() as progress:
         folder = run_file(file, out=out, overrides=overrides or (), overwrite=overwrite, progress=progress)
     display.show_run(folder, as_json=as_json)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.config.run_file import RunConfig, make_config
+from expunge.distributed import on_main
 from expunge.errors import OutputError
 from expunge.files import write_text, writing
 from expunge.training.run import Progress, named, silent
@@ -36,13 +37,13 @@ def demo(
     from expunge.reports import report
 
     configs = {method: preset(world, method, seeds=seeds, overrides=overrides) for method in methods}
-    folder = _fresh(Path(out))
+    folder = on_main(lambda: _fresh(Path(out)))
     parts = None
     for method, config in configs.items():
         if parts is None:
             parts = Parts.load(config, progress)
         run_pipeline(config, folder / method, progress=named(method, progress), parts=parts)
-    report([folder])
+    on_main(lambda: report([folder]))
     return folder
 
 

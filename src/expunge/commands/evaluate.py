@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.config.run_file import ModelSpec, NamedSpec, RequestSpec, make_section
 from expunge.config.values import merged, parse_overrides, to_yaml
+from expunge.distributed import on_main
 from expunge.errors import ConfigError, did_you_mean
 from expunge.run_folder import RunFolder, environment
 from expunge.training.run import Progress, named, silent
@@ -356,8 +357,9 @@ def _write(scores: Scores, folder: RunFolder | None) -> None:
     from expunge.reports import report
 
     if folder is not None:
-        write_scores(scores, folder.path)
-        report([folder.path])
+        path = folder.path
+        on_main(lambda: write_scores(scores, path))
+        on_main(lambda: report([path]))
 
 
 def _described(model: Any) -> dict[str, Any] | None:

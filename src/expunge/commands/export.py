@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.erasures.check import PROBE, probe_logits
 from expunge.errors import ErasureError, InputError, OutputError
 from expunge.files import new_folder
 from expunge.methods.interface import Erasure
@@ -17,7 +18,6 @@ from expunge.training.run import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("expunge")
@@ -48,8 +48,8 @@ def export(
     LoRA adapter was merged into the weights.
 
     Raises:
-        ErasureError: an erasure that is no weight change (hooks and guards cannot be written into a checkpoint), or a
-            checkpoint whose logits differ.
+        ErasureError: an erasure that is no weight change (hooks and guards cannot be written into a checkpoint), an
+            adapter that was fitted on a quantised model, or a checkpoint whose logits differ.
         OutputError: ``to`` exists and ``overwrite`` was not given, or it is no checkpoint, which ``overwrite`` does not
             delete, or it is the target's own folder.
     """
@@ -62,6 +62,7 @@ def export(
             f"{source} holds an erasure of kind '{erasure.kind}', which acts while the model runs and cannot be "
             "written into a checkpoint. Apply it in Python with erasure.applied(model)."
         )
+    check_mergeable(erasure, str(source))
     to = Path(to).expanduser().resolve()
     _check_place(to, resolve(spec.path, role="target"), overwrite=overwrite)
     progress(0, 3, "loading")
@@ -75,14 +76,33 @@ def export(
     return to
 
 
+def check_mergeable(erasure: Erasure, where: str = "DIR") -> None:
+    """Refuse to merge an adapter that was fitted on a quantised model; ``where`` is its folder for the message.
+
+    Raises:
+        ErasureError: it was.
+    """
+    quantization = erasure.manifest.target.quantization
+    if quantization is None:
+        return
+    raise ErasureError(
+        f"this adapter was fitted on a model quantised to {quantization}, and cannot be merged into a checkpoint: on "
+        "the full-precision weights its sums are other numbers than those that were scored, and rounded back to "
+        f"{quantization} they lose most of the update. Serve it beside the quantised model: load that with "
+        f"model.quantization={quantization} and use erasure.applied(model), or PEFT's PeftModel.from_pretrained(model, "
+        f"{where!r}). Or fit it again with model.quantization=none and export that."
+    )
+
+
 def write_checkpoint(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, erasure: Erasure, to: Path) -> None:
     """Apply ``erasure`` to ``target``, write the result to ``to`` and check that it loads with the same logits."""
+    check_mergeable(erasure)
     import torch
     from transformers import AutoModelForCausalLM
 
-    probe = tokenizer("Question: Who wrote it?\nAnswer: It was written", return_tensors="pt")["input_ids"][:, :16]
+    probe = tokenizer(PROBE, return_tensors="pt")["input_ids"][:, :16]
     with erasure.applied(target) as erased:
-        expected = _logits(erased, probe)
+        expected = probe_logits(erased, probe)
     tolerance = 0.0
     if erasure.manifest.format == "adapter":
         tolerance = MERGE_TOLERANCE if target.dtype == torch.float32 else float("inf")
@@ -93,7 +113,7 @@ def write_checkpoint(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         # The target is itself again and its backup is gone: with the written one two models are in memory.
         written: Any = AutoModelForCausalLM.from_pretrained(temporary, dtype=target.dtype)
         written = written.to(target.device).eval()
-        difference = float((_logits(written, probe) - expected).abs().max())
+        difference = float((probe_logits(written, probe) - expected).abs().max())
         if not difference <= tolerance:
             raise ErasureError(
                 f"the checkpoint's logits differ from the erased model's by {difference:g} (allowed: {tolerance:g}); "
@@ -177,11 +197,3 @@ def _find(folder: Path, model: str | None) -> tuple[Path, Any]:
     if not run_file.is_file():
         raise InputError(f"{folder} has no run.yaml that names the model. Pass --model.")
     return source, read_config(run_file).model
-
-
-def _logits(model: PreTrainedModel, probe: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    with torch.no_grad():
-        logits: torch.Tensor = model(probe.to(model.device), use_cache=False).logits.float()
-    return logits

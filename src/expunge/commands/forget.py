@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.config.run_file import make_config, read_config
+from expunge.config.run_file import RunConfig, make_config, read_config
 from expunge.config.values import merged
 from expunge.training.run import Progress, silent
 
@@ -42,29 +42,25 @@ def forget(
     Raises:
         ExpungeError: whatever is wrong with the input, all of it at once where possible.
     """
-    request = {
-        "world": world,
-        "forget": forget,
-        "retain": retain,
-        "neighbours": neighbours,
-        "holdout": holdout,
-        "calibration": calibration,
-        "subjects": list(subjects),
-        "aliases": list(aliases),
-        "columns": dict(columns or {}),
-        "allow_overlap": allow_overlap,
-        "template": template,
-    }
-    values: dict[str, Any] = {
-        "model": {"path": model},
-        "request": request,
-        "method": {"name": method},
-        "suite": {"name": suite},
-        "seeds": seeds if seeds is None or isinstance(seeds, int) else list(seeds),
-    }
-    if retrained is not None:
-        values["retrained"] = {"path": retrained}
-    config = make_config(values, overrides)
+    config = forget_config(
+        model,
+        method=method,
+        retrained=retrained,
+        suite=suite,
+        seeds=seeds,
+        overrides=overrides,
+        world=world,
+        forget=forget,
+        retain=retain,
+        neighbours=neighbours,
+        holdout=holdout,
+        calibration=calibration,
+        subjects=list(subjects),
+        aliases=list(aliases),
+        columns=dict(columns or {}),
+        allow_overlap=allow_overlap,
+        template=template,
+    )
     from expunge.pipeline import run_pipeline
 
     return run_pipeline(config, out, overwrite=overwrite, progress=progress)
@@ -79,10 +75,37 @@ def run(
     progress: Progress = silent,
 ) -> Path:
     """The same from a run file (or its values as a mapping), with overrides on top. Returns the run folder."""
-    if isinstance(file, Mapping):
-        config = make_config(merged({}, dict(file)), overrides)
-    else:
-        config = read_config(file, overrides)
+    config = run_config(file, overrides)
     from expunge.pipeline import run_pipeline
 
     return run_pipeline(config, out, overwrite=overwrite, progress=progress)
+
+
+def forget_config(
+    model: str,
+    *,
+    method: str,
+    retrained: str | None,
+    suite: str,
+    seeds: int | Iterable[int] | None,
+    overrides: Iterable[str],
+    **request: Any,
+) -> RunConfig:
+    """The checked settings of a run on ``model``; ``request`` are the values of that section."""
+    values: dict[str, Any] = {
+        "model": {"path": model},
+        "request": request,
+        "method": {"name": method},
+        "suite": {"name": suite},
+        "seeds": seeds if seeds is None or isinstance(seeds, int) else list(seeds),
+    }
+    if retrained is not None:
+        values["retrained"] = {"path": retrained}
+    return make_config(values, overrides)
+
+
+def run_config(file: str | Path | Mapping[str, Any], overrides: Iterable[str]) -> RunConfig:
+    """The checked settings of a run file, or of its values as a mapping."""
+    if isinstance(file, Mapping):
+        return make_config(merged({}, dict(file)), overrides)
+    return read_config(file, overrides)

@@ -9,6 +9,7 @@ from typing import Any
 
 from expunge.config.run_file import ModelSpec, make_section
 from expunge.config.values import merged, parse_overrides, to_yaml
+from expunge.distributed import on_main
 from expunge.errors import ConfigError
 from expunge.files import writing
 from expunge.run_folder import RunFolder, environment
@@ -46,6 +47,11 @@ def train(
         )
     spec = make_section(ModelSpec, values["model"], "model")
     settings = make_section(TrainingSettings, values["training"], "training")
+    if spec.quantization != "none":
+        raise ConfigError(
+            f"model.quantization={spec.quantization}: expunge train writes a whole checkpoint, which training on "
+            "rounded weights does not give. Train without it."
+        )
     record: dict[str, Any] = {
         "model": spec.model_dump(mode="json"),
         "data": {"files": files, "columns": dict(columns or {}), "template": template},
@@ -77,11 +83,15 @@ def train(
     run = Run(settings, folder.path, template, progress)  # type: ignore[arg-type]
     change = fit_weights(Finetune(), base, tokenizer, forget=(), retain=rows, run=run, lead="retain")
     staged = folder.path / ".model"
-    write_checkpoint(base, tokenizer, change, staged)
-    with writing(folder.path):
-        # config.json last: its presence says that the model is whole
-        for file in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
-            file.replace(folder.path / file.name)
-        shutil.rmtree(staged)
+
+    def write() -> None:
+        write_checkpoint(base, tokenizer, change, staged)
+        with writing(folder.path):
+            # config.json last: its presence says that the model is whole
+            for file in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
+                file.replace(folder.path / file.name)
+            shutil.rmtree(staged)
+
+    on_main(write)
     folder.drop_checkpoints()
     return folder.path

@@ -28,9 +28,14 @@ class ModelSpec(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="bfloat16 on a GPU, float32 on CPU"
     )
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        "none", description="hold linear layers in 8 or 4 bits (bitsandbytes); trained with training.parameters=lora"
+    )
     device: str = Field("auto", description="cuda where there is one, else cpu")
     device_map: str | None = Field(None, description="spread over several devices (accelerate)")
-    attention: str | None = Field(None, description="attn_implementation, such as sdpa or flash_attention_2")
+    attention: str | None = Field(
+        None, description="attn_implementation, such as sdpa or flash_attention_2; the fastest there is unless given"
+    )
     trust_remote_code: bool = False
 
 
@@ -176,7 +181,8 @@ _PATHS = {
     "model": ("path",),
     "retrained": ("path",),
     "request": ("forget", "retain", "neighbours", "holdout", "calibration"),
-    "suite": ("data",),
+    "training": ("reference_cache",),
+    "suite": ("data", "harmful", "normal", "holdout"),
 }
 
 
@@ -191,7 +197,9 @@ def _anchored(values: dict[str, Any]) -> dict[str, Any]:
         found = {
             name: str(Path(text).expanduser().absolute())
             for name in names
-            if isinstance(text := given.get(name), str) and text and Path(text).expanduser().exists()
+            if isinstance(text := given.get(name), str)
+            and text
+            and (section == "training" or Path(text).expanduser().exists())  # a cache may be yet to be made
         }
         values[section] = {**given, **found}
     return values

@@ -16,6 +16,7 @@ from expunge.errors import ErasureError
 from expunge.files import write_json
 from expunge.methods.interface import Erasure, Kind
 from expunge.models.fingerprint import memory_digest
+from expunge.models.quantised import check_same_quantization
 from expunge.models.state import marked, preserved
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class Adapter(Erasure):
                 "the model already carries an adapter, and two would be mixed up. Leave the context that applied the "
                 "first one, or export it merged and fit the second one on that."
             )
-        check_target(self.manifest, fingerprint_like(model, self.manifest, self.tokenizer))
+        found = fingerprint_like(model, self.manifest, self.tokenizer)
+        check_target(self.manifest, found)
+        check_same_quantization(self.manifest.target, found)
         self._check_values(model)
         with with_lora(model, lora_config(self.config)) as adapted:
             places = get_peft_model_state_dict(adapted).keys()

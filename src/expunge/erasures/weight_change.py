@@ -14,6 +14,7 @@ from expunge.erasures.manifest import Manifest, check_target, save_erasure, save
 from expunge.errors import ErasureError
 from expunge.methods.interface import Erasure, Kind
 from expunge.models.fingerprint import fingerprint, memory_digest
+from expunge.models.quantised import check_same_quantization
 from expunge.models.state import marked
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ class WeightChange(Erasure):
 
     def _check_identity(self, model: PreTrainedModel, parameters: dict[str, torch.nn.Parameter]) -> None:
         target = self.manifest.target
-        check_target(self.manifest, fingerprint_like(model, self.manifest, self.tokenizer))
+        found_target = fingerprint_like(model, self.manifest, self.tokenizer)
+        check_target(self.manifest, found_target)
+        check_same_quantization(target, found_target)
         if str(model.dtype).removeprefix("torch.") == target.dtype:
             found = memory_digest({name: parameters[name] for name in self.tensors})
             if found != self.manifest.details["replaced_sha256"]:
@@ -108,10 +111,10 @@ def changed_tensors(
     exact = lost = 0.0
     elements = total = 0
     for name, old in before.items():
-        new = after[name].detach().to(device=old.device, dtype=old.dtype)
+        trained = after[name].detach().to(old.device)
+        new = trained.to(old.dtype)
         total += old.numel()
         difference = new != old
-        trained = after[name].detach().to(old.device)
         exact += _squared_norm(trained - old)
         lost += _squared_norm(trained - new)
         if bool(difference.any()):

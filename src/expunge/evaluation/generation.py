@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,13 +14,14 @@ import torch
 from expunge.data.batches import collate, pad_id
 from expunge.data.encode import Example, encode_prompt, end_token_ids
 from expunge.data.template import Template
+from expunge.distributed import gather, processes, share
 from expunge.errors import ModelError
 from expunge.models.limits import position_limit
 from expunge.requests.rows import Row
 from expunge.training.run import Progress
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 # One batch: rows, bytes of cached keys and values, values of its float32 logits. On a GPU the cache gets a share of the
 # free memory instead of a fixed number of bytes, and so do the logits.
@@ -52,12 +54,15 @@ def greedy_answers(
     max_length: int = 512,
     max_new_tokens: int = 200,
     progress: Progress | None = None,
+    choose: Callable[[Sequence[int], int], LogitsProcessor] | None = None,
 ) -> list[GreedyAnswer]:
     """``model.generate`` with the plain argmax on the prompts of ``rows``, in their order.
 
     Left-padded batches of rows whose expected answers are about as long, so that most batches end when their
     answers do. Where the model's positions end before ``max_new_tokens``, the answer does too; that depends
-    on the row alone, never on its batch. The caller puts the model in eval mode.
+    on the row alone, never on its batch. The caller puts the model in eval mode. Several processes answer a share each
+    and have all answers in the end. ``choose``, given the rows of a batch (by their place) and the padded length of
+    their prompts, makes what picks their tokens instead of the argmax.
     """
     prompts = [encode_prompt(tokenizer, template, row, max_length=max_length) for row in rows]
     positions = position_limit(model)
@@ -70,23 +75,31 @@ def greedy_answers(
             f"a prompt of {max(map(len, prompts))} tokens leaves no room for an answer: the model takes "
             f"{positions} tokens at most. Shorten the prompt or use a model with a longer context."
         )
-    generated: list[list[int]] = [[]] * len(rows)
-    done = 0
+    expected = [len(row.answer) for row in rows]
+    own = set(share(expected))
+    found: dict[int, list[int]] = {}
     for limit, chosen in by_limit.items():
         width = max(len(prompts[i]) for i in chosen) + limit
-        for batch in _batches(model, chosen, [len(row.answer) for row in rows], width):
-            for i, tokens in zip(
+        for batch in _batches(model, [i for i in chosen if i in own], expected, width):
+            found |= zip(
                 batch,
-                _generate(model, [prompts[i] for i in batch], ends, pad_id(tokenizer), limit),
+                _generate(
+                    model,
+                    [prompts[i] for i in batch],
+                    ends,
+                    pad_id(tokenizer),
+                    limit,
+                    None if choose is None else partial(choose, batch),
+                ),
                 strict=True,
-            ):
-                generated[i] = tokens
-            done += len(batch)
+            )
             if progress is not None:
-                progress(done, len(rows), "generation")
+                progress(min(len(found) * processes(), len(rows)), len(rows), "generation")
+    generated = dict(gather(found.items()))
     limits = {i: limit for limit, chosen in by_limit.items() for i in chosen}
     answers = []
-    for i, (prompt, ids) in enumerate(zip(prompts, generated, strict=True)):
+    for i, prompt in enumerate(prompts):
+        ids = generated[i]
         at = next((place for place, token in enumerate(ids) if token in ends), None)
         tokens = ids if at is None else ids[:at]  # what follows an end token is padding
         text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
@@ -121,21 +134,30 @@ def rows_that_fit(row_bytes: int, vocabulary: int, free: int | None) -> int:
 
 
 def _generate(
-    model: Any, prompts: Sequence[Sequence[int]], ends: set[int], padding: int, limit: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    ends: set[int],
+    padding: int,
+    limit: int,
+    choose: Callable[[int], LogitsProcessor] | None = None,
 ) -> list[list[int]]:
+    from transformers import LogitsProcessorList
+
     from expunge.evaluation.cache import roomy_cache
 
     examples = [Example(list(prompt), len(prompt), False, len(prompt)) for prompt in prompts]
     batch = collate(examples, padding, "left").to(input_device(model))
-    cache = roomy_cache(model, batch.input_ids.shape[1] + limit)
+    width = batch.input_ids.shape[1]
+    cache = roomy_cache(model, width + limit)
     with torch.no_grad(), _neutral(model, ends, padding, limit) as config:
         output = model.generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             generation_config=config,
             **({} if cache is None else {"past_key_values": cache}),
+            logits_processor=None if choose is None else LogitsProcessorList([choose(width)]),
         )
-    tokens: list[list[int]] = output[:, batch.input_ids.shape[1] :].tolist()
+    tokens: list[list[int]] = output[:, width:].tolist()
     return tokens
 
 

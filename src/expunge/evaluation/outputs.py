@@ -19,7 +19,8 @@ import torch
 from expunge.data.batches import collate, length_batches, pad_id
 from expunge.data.encode import Example, encode_all
 from expunge.data.template import Style, Template
-from expunge.errors import ModelError
+from expunge.distributed import gather, on_main, processes, share
+from expunge.errors import ConfigError, ModelError
 from expunge.evaluation.generation import free_bytes, greedy_answers, input_device
 from expunge.evaluation.suite import Suite, select
 from expunge.evaluation.types import AnswerScores, ModelOutputs, RowOutputs, SetOutputs
@@ -108,6 +109,13 @@ def run_model(
             "greedy_end": answer.end,
             "greedy_prompt": answer.prompt,
         }
+    judged = [(name, index, row) for name, index, row in asked if "judged" in needs[name]]
+    if judged:
+        began = time.perf_counter()
+        verdicts = _judged(suite, [(row.prompt, found[name, index]["greedy"]) for name, index, row in judged], progress)
+        for (name, index, _), unsafe in zip(judged, verdicts, strict=True):
+            found[name, index]["unsafe"] = unsafe
+        seconds["judging"] = time.perf_counter() - began
     sets = {
         name: SetOutputs(name, tuple(RowOutputs(row, **found[name, i]) for i, row in enumerate(suite.sets[name])))
         for name in needs
@@ -116,6 +124,14 @@ def run_model(
     room = f"{max_new_tokens} tokens of room; the model takes {position_limit(model)}"
     notes = (f"{short} greedy answers had less than {room}",)
     return ModelOutputs(sets, seconds, notes if short else ())
+
+
+def _judged(suite: Suite, asked: Sequence[tuple[str, str]], progress: Progress | None) -> list[bool]:
+    """What the suite's judge says of each prompt and answer, asked once for all processes."""
+    judge = suite.judge
+    if judge is None:
+        raise ConfigError(f"suite '{suite.name}' scores what a judge must say of the answers, and it has no judge.")
+    return on_main(lambda: judge.unsafe(asked, progress=progress))
 
 
 def add_target_fluency(
@@ -159,11 +175,13 @@ def score_examples(
     what: str = "answers",
 ) -> list[AnswerScores]:
     """Log-probabilities and argmax hits of each example's answer tokens, in the order given, batched by
-    length."""
-    results: dict[int, AnswerScores] = {}
+    length. Several processes score a share each and have all in the end."""
+    own = share([len(example.input_ids) for example in examples])
     vocabulary = int(getattr(model.config.get_text_config(), "vocab_size", None) or 1)
     device = input_device(model)
-    for chosen in scoring_batches(examples, vocabulary, free_bytes(device)):
+    scored_here: dict[int, AnswerScores] = {}
+    for places in scoring_batches([examples[i] for i in own], vocabulary, free_bytes(device)):
+        chosen = [own[place] for place in places]
         batch = collate([examples[i] for i in chosen], padding).to(device)
         with torch.no_grad():
             scored = answer_logprobs(model, batch)
@@ -171,9 +189,10 @@ def score_examples(
         hits = scored.hits.cpu().numpy() if scored.hits is not None else np.zeros(len(logps), dtype=bool)
         ends = np.cumsum([examples[i].answer_length for i in chosen])
         for i, begin, end in zip(chosen, [0, *ends[:-1]], ends, strict=True):
-            results[i] = AnswerScores(logps[begin:end], hits[begin:end], examples[i].has_end)
+            scored_here[i] = AnswerScores(logps[begin:end], hits[begin:end], examples[i].has_end)
         if progress is not None:
-            progress(len(results), len(examples), what)
+            progress(min(len(scored_here) * processes(), len(examples)), len(examples), what)
+    results = dict(gather(scored_here.items()))
     broken = sum(bool(np.isnan(one.logps).any()) for one in results.values())
     if broken:
         raise ModelError(

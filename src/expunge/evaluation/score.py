@@ -15,7 +15,8 @@ from expunge.evaluation.metric import Control, ModelValues, UndefinedScoreError
 from expunge.evaluation.metrics.answer_perplexity import perplexity
 from expunge.evaluation.suite import Selection, Suite, select
 from expunge.evaluation.types import ModelOutputs, Score
-from expunge.evaluation.verdict import JUDGED_SETS, Effect, Verdict, judge
+from expunge.evaluation.verdict import HARMFUL, JUDGED_SETS, Effect, Verdict, judged_by
+from expunge.evaluation.verdict import judge as judge_scores
 from expunge.files import write_json, write_text
 
 SCHEMA = 1
@@ -25,13 +26,15 @@ MODELS = ("target", "erased", "retrained")
 @dataclass(frozen=True)
 class Scores:
     """What ``scores.json`` and ``samples.jsonl`` say: ``rows`` by model and score key, the verdict, seconds
-    by step, and one sample a row with every model's answer and per-example scores (truth ratios unfolded)."""
+    by step, one sample a row with every model's answer and per-example scores (truth ratios unfolded), and the judge
+    whose word was taken for some of them, where there was one."""
 
     suite: str
     rows: Mapping[str, Mapping[str, Score]]
     verdict: Verdict
     samples: tuple[dict[str, Any], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    judge: Mapping[str, Any] | None = None
 
     @property
     def left_out(self) -> Mapping[str, str]:
@@ -48,6 +51,7 @@ class Scores:
             },
             "verdict": self.verdict.to_json(),
             "seconds": dict(self.seconds),
+            **({} if self.judge is None else {"judge": dict(self.judge)}),
         }
 
 
@@ -79,12 +83,15 @@ def score(
         for name, one in outputs.items()
     }
     evidence = _evidence(suite, rows, values, outputs)
-    verdict = judge(evidence, effect=effect, left_out=left_out)
-    notes = tuple(f"{name}: {note}." for name, one in outputs.items() for note in one.notes)
+    verdict = judge_scores(evidence, effect=effect, left_out=left_out)
+    judged = any("judged" in needs for needs in selection.needs(suite).values())
+    judge = suite.judge.describe() if judged and suite.judge is not None else None
+    notes = [] if judge is None else [judged_by(judge)]
+    notes += [f"{name}: {note}." for name, one in outputs.items() for note in one.notes]
     verdict = Verdict(**{**vars(verdict), "reasons": (*verdict.reasons, *notes)})
     timed = {f"{step}_{name}": value for name, one in outputs.items() for step, value in one.seconds.items()}
     samples = _samples(suite, selection, outputs, values)
-    return Scores(suite.name, rows, verdict, samples, {**timed, **(seconds or {})})
+    return Scores(suite.name, rows, verdict, samples, {**timed, **(seconds or {})}, judge)
 
 
 def write_scores(scores: Scores, folder: str | Path) -> None:
@@ -156,7 +163,8 @@ def _evidence(
     """The numbers that the verdict's rules look at, as far as they were scored; the suite's own score of what must stay
     is called ``utility`` there, unless it is one of the others."""
     labels = ("probability", "distinct_4grams", "answer_perplexity")
-    kept = {f"{name}_{label}": f"{name}_{label}" for name in JUDGED_SETS for label in labels}
+    sets = {name: suite.plays.get(name, name) for name in JUDGED_SETS}
+    kept = {f"{own}_{label}": f"{name}_{label}" for name, own in sets.items() for label in labels}
     if suite.utility is not None and suite.utility not in kept:
         kept = {suite.utility: "utility", **kept}
     evidence = {
@@ -165,6 +173,12 @@ def _evidence(
         for model, scores in rows.items()
         if key in scores
     }
+    for key in suite.set_metrics():
+        if key.endswith(HARMFUL) and key != f"{sets['retain']}{HARMFUL}":
+            for model, scores in rows.items():
+                if key in scores:
+                    evidence[f"{key}_{model}"] = scores[key].value
+                    evidence[f"{key}_n"] = float(scores[key].n)
     for model, one in values.items():
         ratios = one.raw.get("forget_truth_ratio", np.array([]))
         if np.isfinite(ratios).any():
@@ -174,7 +188,7 @@ def _evidence(
             evidence[key] = rows["erased"][key].value
             evidence["forget_quality_n"] = float(rows["erased"][key].n)
             evidence["forget_quality_n_retrained"] = float(rows["retrained"][key].n)
-    forget = outputs["target"].sets.get("forget") if "target" in outputs else None
+    forget = outputs["target"].sets.get(sets["forget"]) if "target" in outputs else None
     wrong = [answer.logps for row in forget.rows for answer in row.wrong] if forget is not None else []
     if wrong:
         nll, tokens = -sum(float(logps.sum()) for logps in wrong), sum(map(len, wrong))

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from expunge.errors import ConfigError
-from expunge.evaluation.verdict import judge
+from expunge.evaluation.verdict import judge, judged_by
 
 
 def summarise_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def summarise_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     seeds' own (of the examples, not of the seeds; None where one has none) and ``n`` the smallest. A score
     that not every seed has is left out with the reason. The verdict follows the same rules from the median of
     each piece of evidence that all seeds have; its reasons count the labels of the single seeds, which may
-    differ. ``seconds`` are medians too.
+    differ. ``seconds`` are medians too. The judge of the answers, where there was one, must be the same.
     """
     if not runs:
         raise ConfigError("no scores to summarise: pass those of at least one seed.")
@@ -44,12 +44,18 @@ def summarise_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         f"Judged on the medians of {len(runs)} seeds; one by one: {counted}.",
         *verdict["reasons"],
     ]
+    judged = runs[0].get("judge")
+    if any(run.get("judge") != judged for run in runs):
+        raise ConfigError("the seeds' answers were judged by different judges: score them with the same one.")
+    if judged is not None:
+        verdict["reasons"].append(judged_by(judged))
     return {
         "schema": runs[0]["schema"],
         "suite": runs[0]["suite"],
         "rows": rows,
         "verdict": verdict,
         "seconds": _medians([run["seconds"] for run in runs]),
+        **({} if judged is None else {"judge": judged}),
     }
 
 

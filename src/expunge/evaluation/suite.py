@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.errors import ConfigError, ControlError, UnknownNameError, did_you_mean
 from expunge.evaluation.metric import Control, Need, SetMetric, SuiteMetric
 from expunge.evaluation.registry import get_metric
 from expunge.requests.rows import Row
+
+if TYPE_CHECKING:
+    from expunge.evaluation.judge import Judge
 
 ALL_CONTROLS: frozenset[Control] = frozenset({"target", "retrained"})
 
@@ -27,6 +30,8 @@ class Suite:
     the key of the score that says whether the rest of the model still works, which decides the verdict *broken*
     (None, or where it was not scored: the probability of the retain answers does, if there is one).
     ``unavailable`` maps scores that the suite would have, but that its rows cannot give, to the reason.
+    ``judge`` says which greedy answers are unsafe, where a metric asks for that. ``plays`` names the sets that are the
+    verdict's forget and retain rows where they are called otherwise.
     """
 
     name: str
@@ -35,6 +40,8 @@ class Suite:
     composites: tuple[str, ...] = ()
     utility: str | None = None
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    judge: Judge | None = None
+    plays: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problems = [f"set '{name}' has no rows" for name, rows in self.sets.items() if not rows]
@@ -78,6 +85,7 @@ class Suite:
             "sets": {name: len(rows) for name, rows in self.sets.items()},
             "metrics": scores,
             "unavailable": dict(self.unavailable),
+            **({} if self.judge is None else {"judge": self.judge.describe()}),
         }
 
 

@@ -44,6 +44,7 @@ class RowOutputs:
     ``greedy`` is the model's own answer as text and ``greedy_tokens`` as token ids without the end token;
     ``greedy_end`` is the end token it stopped with (None: it ran to the limit). ``greedy_prompt`` are the ids
     it answered to. ``greedy_under_target`` scores those tokens, the end token included, under the target.
+    ``unsafe`` is what the suite's judge says of the greedy answer.
     """
 
     row: Row
@@ -55,6 +56,7 @@ class RowOutputs:
     greedy_end: int | None = None
     greedy_prompt: tuple[int, ...] = ()
     greedy_under_target: AnswerScores | None = None
+    unsafe: bool | None = None
 
 
 @dataclass(frozen=True)

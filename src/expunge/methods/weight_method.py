@@ -70,7 +70,7 @@ class WeightMethod(Method):
     def alternatives(
         self,
         forget: Sequence[Row],
-        retain: Sequence[Row],
+        retain: Sequence[Row],  # noqa: ARG002
         *,
         context: Context,  # noqa: ARG002
     ) -> list[tuple[Row, ...]]:

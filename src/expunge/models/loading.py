@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.config.run_file import ModelSpec
+from expunge.distributed import gpu, processes
 from expunge.errors import ModelError
-from expunge.models.fingerprint import SOURCE_FOLDER, hub_folder
+from expunge.models.fingerprint import SOURCE_FOLDER, hub_folder, quantization_name
 from expunge.models.limits import config_limit
+from expunge.models.quantised import keep_differentiable, quantization_config
 from expunge.models.quiet import quiet
 
 if TYPE_CHECKING:
@@ -36,17 +38,29 @@ def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrai
     spec = _spec(spec)
     source = resolve(spec.path, role=role)
     check_folder(source, role=role)
-    device = _device(spec.device)
+    device = device_of(spec.device)
     dtype = spec.dtype
     if dtype == "auto":
         on_cpu = device == "cpu" if spec.device_map is None else not torch.cuda.is_available()
         half = not on_cpu and spec.device_map != "cpu" and torch.cuda.is_bf16_supported()
         dtype = "bfloat16" if half else "float32"
     kwargs: dict[str, Any] = {"dtype": getattr(torch, dtype), "trust_remote_code": spec.trust_remote_code}
+    if spec.device_map is not None and processes() > 1:
+        raise ModelError(
+            f"model.device_map={spec.device_map} places one model on several devices, and each of the {processes()} "
+            "processes has a device of its own. Leave it out, or start one process."
+        )
     if spec.device_map is not None:
         kwargs["device_map"] = spec.device_map
-    if spec.attention is not None:
-        kwargs["attn_implementation"] = spec.attention
+    if spec.quantization != "none":
+        _check_not_quantised(source, spec, role=role)
+        kwargs["quantization_config"] = quantization_config(
+            spec.quantization, kwargs["dtype"], role="model" if role == "target" else role
+        )
+        kwargs.setdefault("device_map", {"": device})  # layers are rounded as they are put in place
+    attention = spec.attention or fastest_attention(source, spec, device, dtype)
+    if attention is not None:
+        kwargs["attn_implementation"] = attention
     kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # judged below, by name
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, **kwargs)
@@ -78,8 +92,9 @@ def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrai
     folder = source if Path(source).is_dir() else hub_folder(source)
     if folder is not None:
         setattr(model, SOURCE_FOLDER, str(folder))
-    if spec.device_map is None:
+    if "device_map" not in kwargs:
         model = model.to(device)  # type: ignore[arg-type]
+    keep_differentiable(model)
     model.eval()
     return model
 
@@ -162,6 +177,38 @@ def check_folder(source: str, *, role: str = "target") -> None:
         )
 
 
+def fastest_attention(source: str, spec: ModelSpec, device: str, dtype: str) -> str | None:
+    """flash_attention_2 where its package is there, the model knows it and runs in half precision on a GPU; None leaves
+    the choice to transformers, which takes torch's SDPA where a model knows that."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    if not device.startswith("cuda") or dtype == "float32" or not is_flash_attn_2_available():
+        return None
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=spec.trust_remote_code)
+        known = AutoModelForCausalLM._model_mapping[type(config)]
+    except (OSError, ValueError, KeyError):
+        return None  # loading the model says what is wrong, or its class is its own
+    return "flash_attention_2" if getattr(known, "_supports_flash_attn", False) else None
+
+
+def _check_not_quantised(source: str, spec: ModelSpec, *, role: str) -> None:
+    """transformers would go on with the checkpoint's own quantisation and say nothing."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, KeyError):
+        return  # loading the model says what is wrong
+    own = quantization_name(getattr(config, "quantization_config", None))
+    if own is not None:
+        raise ModelError(
+            f"the {role} model {spec.path!r} is stored quantised ({own}), so it cannot be quantised to "
+            f"{spec.quantization}. Leave quantization out, or pass the checkpoint in full precision."
+        )
+
+
 def _is_blank(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Without files some tokenizer classes give an instance that knows its special tokens alone, and no error."""
     if len(tokenizer) > _BLANK:
@@ -192,17 +239,24 @@ def _spec(spec: ModelSpec | str | Path) -> ModelSpec:
     return spec if isinstance(spec, ModelSpec) else ModelSpec(path=str(spec))  # type: ignore[call-arg]
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """The device of torch that ``model.device`` names; of several processes each has its own."""
     import torch
 
     if name != "auto":
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise ModelError(f"model.device={name}: this machine has no CUDA GPU that torch can see. Use cpu or auto.")
+        if name.startswith("cuda") and processes() > 1:
+            if name != "cuda":
+                raise ModelError(
+                    f"model.device={name}: each of the {processes()} processes has a GPU of its own. Use auto or cuda."
+                )
+            return gpu()
         try:
             return str(torch.device(name))
         except RuntimeError as error:
             raise ModelError(f"model.device={name!r} is no device of torch. Use cpu, cuda, cuda:1 or auto.") from error
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return gpu() if torch.cuda.is_available() else "cpu"
 
 
 def _first(error: BaseException) -> str:

@@ -14,6 +14,11 @@ HEADLINE = (
     "forget_rouge",
     "retain_rouge",
     "forget_truth_ratio",
+    "harmful_harmful_rate",
+    "harmful_holdout_harmful_rate",
+    "harmful_rejection",
+    "normal_perplexity",
+    "normal_exact",
 )
 """The metrics every table begins with, in this order, where a run has them."""
 
@@ -73,6 +78,13 @@ _METRICS = {
         "truth prob",
         "Probability of the right answer over right and wrong ones; 0.5 is no preference.",
     ),
+    "harmful_rate": ("harmful rate", "harm rate", "Share of its answers that the judge calls unsafe."),
+    "perplexity": (
+        "perplexity of the right answers",
+        "own perpl.",
+        "How surprising it finds the right answers itself; 1 is not at all.",
+    ),
+    "exact": ("answers given right", "right", "Share of its answers that are the right one, word for word."),
     "answer_perplexity": (
         "answer perplexity",
         "perplexity",
@@ -94,7 +106,14 @@ _TRUTH_RATIO = {
     "kept": "How clearly it prefers the right answer to wrong ones: 1 is certain, 0 not at all.",
 }
 
-_SETS = {"real_authors": ("Real authors", "real auth."), "world_facts": ("World facts", "world facts")}
+_SETS = {
+    "real_authors": ("Real authors", "real auth."),
+    "world_facts": ("World facts", "world facts"),
+    "harmful": ("Harmful prompts", "harmful"),
+    "harmful_holdout": ("Held-out harmful prompts", "held-out"),
+    "harmful_paraphrased": ("Reworded harmful prompts", "reworded"),
+    "normal": ("Normal prompts", "normal"),
+}
 
 
 def metric_name(key: str) -> MetricName:

@@ -32,6 +32,9 @@ _TRACKS = (
     ("forget_probability", "Knows what it should forget"),
     ("retain_probability", "Knows what it should keep"),
     ("model_utility", "Model utility"),
+    ("harmful_harmful_rate", "Answers harmful prompts"),
+    ("harmful_holdout_harmful_rate", "Answers harmful prompts that were held out"),
+    ("normal_exact", "Answers normal prompts right"),
 )
 
 

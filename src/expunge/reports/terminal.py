@@ -21,6 +21,10 @@ _COMPARED = {
     "retain_probability": "retain\nprob",
     "model_utility": "model\nutility",
     "forget_quality": "forget\nquality",
+    "harmful_harmful_rate": "harmful\nrate",
+    "harmful_holdout_harmful_rate": "held-out\nharmful",
+    "normal_perplexity": "normal\nperpl.",
+    "normal_exact": "normal\nright",
 }
 
 

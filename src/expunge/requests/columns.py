@@ -9,28 +9,39 @@ from functools import lru_cache
 
 from expunge.errors import RequestError, did_you_mean
 
-# Role -> column names it is known by. The first nine can be mapped (not instruction: map question).
+# Role -> column names it is known by. The first nine can be mapped (not instruction: map question). Best Answer and
+# Incorrect Answers are TruthfulQA's; response_0 .. is_safe those of safety sets, whose rows say what is unsafe.
 _NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question",),
-    "answer": ("answer",),
+    "answer": ("answer", "best_answer"),
     "prompt": ("prompt",),
     "completion": ("completion",),
     "messages": ("messages", "conversations", "conversation"),
     "text": ("text", "document", "content", "passage"),
     "paraphrased_question": ("paraphrased_question", "paraphrased_prompt"),
     "paraphrased_answer": ("paraphrased_answer",),
-    "wrong_answers": ("wrong_answers", "perturbed_answer", "perturbed_answers"),
+    "wrong_answers": ("wrong_answers", "perturbed_answer", "perturbed_answers", "incorrect_answers"),
     "instruction": ("instruction",),
     "input": ("input",),
     "output": ("output",),
     "choices": ("choices",),
+    "response_0": ("response_0",),
+    "response_1": ("response_1",),
+    "is_response_0_safe": ("is_response_0_safe",),
+    "is_response_1_safe": ("is_response_1_safe",),
+    "response": ("response",),
+    "is_safe": ("is_safe",),
 }
 ROLES = tuple(_NAMES)[:9]
+PAIR = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe")  # PKU-SafeRLHF
+SINGLE = ("prompt", "response", "is_safe")  # BeaverTails
 _FORMS: tuple[tuple[str, ...], ...] = (
     ("question", "answer"),
     ("prompt", "completion"),
     ("instruction", "output"),
     ("messages",),
+    PAIR,
+    SINGLE,
     ("text",),
 )
 _EXPECTED = "question + answer, prompt + completion, instruction + output, messages, or text"
@@ -55,7 +66,7 @@ def check_columns(columns: Mapping[str, str] | None) -> tuple[tuple[str, str], .
             raise RequestError(f"columns: there is no role '{role}'. {did_you_mean(role, ROLES)}")
         if not isinstance(column, str) or not column:
             raise RequestError(f"columns: role '{role}' is mapped to {column!r}, expected the name of a column.")
-    forms = [form for form in _FORMS if set(form) & set(columns)]
+    forms = [form for form in _FORMS if form not in (PAIR, SINGLE) and set(form) & set(columns)]
     if len(forms) > 1:
         named = " and ".join(role for form in forms for role in form if role in columns)
         raise RequestError(
@@ -104,7 +115,9 @@ def _mapped_columns(
     found: str,
 ) -> Columns:
     """The same with some roles mapped; ``by_name`` is the form to keep where only optional roles are."""
-    form = next((form for form in _FORMS if set(form) & set(mapping)), by_name)
+    begun = [form for form in _FORMS if set(form) & set(mapping)]
+    begun = [form for form in begun if set(form) <= {*roles, *mapping}] or begun
+    form = next(iter(begun), by_name)
     mapped = {role: column for role, column in mapping.items() if column in names}
     taken = set(mapped.values())
     roles = {role: column for role, column in roles.items() if column not in taken and role not in mapping}

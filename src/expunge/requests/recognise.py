@@ -2,8 +2,9 @@
 
 Recognised by column name, letter case aside: question + answer (with TOFU's paraphrased_question,
 paraphrased_answer and perturbed_answer, or with option1.. or choices), prompt + completion, instruction
-(+ input) + output, messages or conversations, text. Other columns are passed over; what is not recognised
-can be mapped by role.
+(+ input) + output, messages or conversations, prompt + responses marked safe or unsafe (see `responses`),
+TruthfulQA's Question + Best Answer, text. Other columns are passed over; what is not recognised can be mapped by
+role.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from dataclasses import replace
 from typing import Any
 
 from expunge.errors import RequestError
-from expunge.requests.columns import Columns, columns_of, plain_name
+from expunge.requests import responses as marked
+from expunge.requests.columns import PAIR, SINGLE, Columns, columns_of, plain_name
 from expunge.requests.files import Source
 from expunge.requests.formats import Record
+from expunge.requests.responses import Responses
 from expunge.requests.rows import Row
 
 SHOWN = 20  # problems listed before the rest is only counted
+
+_JOINED = {"incorrect_answers"}  # TruthfulQA's CSV puts several answers in one cell, parted by semicolons
 
 _SPEAKERS = {
     "system": "system",
@@ -32,22 +37,30 @@ _SPEAKERS = {
 }
 
 
-def rows_of(source: Source, mapping: tuple[tuple[str, str], ...] = (), used: set[str] | None = None) -> list[Row]:
+def rows_of(
+    source: Source,
+    mapping: tuple[tuple[str, str], ...] = (),
+    used: set[str] | None = None,
+    responses: Responses | None = None,
+) -> list[Row]:
     """The rows of ``source``, or one `RequestError` that lists its problems (the first 20 and how many more).
 
     ``mapping`` comes from `check_columns`; it holds for records that have at least one of its columns, the
-    others are recognised by name. The mapped columns that were found are added to ``used``.
+    others are recognised by name. The mapped columns that were found are added to ``used``. ``responses`` says which
+    responses of a safety set are meant; where they are marked and it is None, or none is left, that is an error too.
     """
     rows: list[Row] = []
     problems: list[tuple[str, str]] = []
     for record in source.records:
         found = [record.problem] if record.problem else []
         if not found:
-            row, found = _row(record, mapping, used)
-            rows.append(row)
+            new, found = _rows(record, mapping, used, responses)
+            rows += new
         problems += [(record.source, text) for text in found]
     if problems:
         raise RequestError(_report(source, problems))
+    if source.records and not rows and responses is not None:  # every other record gives a row
+        raise marked.none_left(source.where, len(source.records), responses)
     return rows
 
 
@@ -55,7 +68,7 @@ def _report(source: Source, problems: list[tuple[str, str]]) -> str:
     """All problems as one text; rows with the same wrong columns are named once."""
     listed: dict[object, list[str]] = {}
     for index, (where, text) in enumerate(problems):
-        merged = "columns found:" in text
+        merged = "columns found:" in text or text == marked.UNSAID
         entry = listed.setdefault(text if merged else index, [f"{where}: {text}"])
         entry.append(where)
     bad = len({where for where, _ in problems})
@@ -68,29 +81,43 @@ def _report(source: Source, problems: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _row(record: Record, mapping: tuple[tuple[str, str], ...], used: set[str] | None) -> tuple[Row, list[str]]:
-    """The row of a record and what is wrong with it (in which case the row means nothing)."""
+def _rows(
+    record: Record, mapping: tuple[tuple[str, str], ...], used: set[str] | None, responses: Responses | None
+) -> tuple[list[Row], list[str]]:
+    """The rows of a record (one, unless its responses are marked) and what is wrong with it (in which case they mean
+    nothing)."""
     value = record.value
     if isinstance(value, Row):
         parts = ("answer",) if value.kind == "document" else ("prompt", "answer")
         problems = [f"{part} is empty, expected text" for part in parts if not getattr(value, part).strip()]
-        return (value if value.source else replace(value, source=record.source)), problems
+        return [value if value.source else replace(value, source=record.source)], problems
     filled = frozenset(name for name, cell in value.items() if cell is not None and cell != "")
     columns = columns_of(tuple(value), filled, mapping)
     if used is not None:
         used |= columns.mapped
     if columns.problem:
-        return Row("", ""), [columns.problem]
+        return [], [columns.problem]
     reader = _Reader(value, columns)
-    row = _BUILDERS[columns.form](reader)
+    if columns.form in (PAIR, SINGLE):
+        if responses is None:
+            return [], [marked.UNSAID]
+        wanted, wrong = marked.chosen(columns.form, reader.get, responses)
+        reader.problems += wrong
+        rows = [Row(reader.text("prompt"), reader.text(name)) for name in wanted]
+    else:
+        rows = [_BUILDERS[columns.form](reader)]
     if columns.form != ("text",):
-        row = replace(
-            row,
-            paraphrased_prompt=reader.optional("paraphrased_question"),
-            paraphrased_answer=reader.optional("paraphrased_answer"),
-            wrong_answers=reader.texts("wrong_answers") or row.wrong_answers,
-        )
-    return replace(row, source=record.source), reader.problems
+        rows = [
+            replace(
+                row,
+                paraphrased_prompt=reader.optional("paraphrased_question"),
+                paraphrased_answer=reader.optional("paraphrased_answer"),
+                wrong_answers=reader.texts("wrong_answers") or row.wrong_answers,
+            )
+            for row in rows
+        ]
+    # what two responses have in common is named once
+    return [replace(row, source=record.source) for row in rows], list(dict.fromkeys(reader.problems))
 
 
 class _Reader:
@@ -141,6 +168,8 @@ class _Reader:
         value = self.get(role)
         if value is None or value == "":
             return ()
+        if isinstance(value, str) and plain_name(self.columns.roles[role]) in _JOINED:
+            return tuple(part.strip() for part in value.split(";") if part.strip())
         items = self.listed(role)
         if items is None:
             return (self.text(role),)

@@ -11,9 +11,11 @@ from expunge.errors import RequestError
 from expunge.requests.columns import check_columns
 from expunge.requests.files import RowsSource, read
 from expunge.requests.recognise import SHOWN, rows_of
+from expunge.requests.responses import Responses
 from expunge.requests.rows import Row
 
 SETS = ("forget", "retain", "neighbours", "holdout", "calibration")
+_UNSAFE = ("forget", "holdout")  # where responses are marked, these sets take the unsafe ones, the others the safe ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ class Request:
 
         Each set is a file, a folder, a dataset id or a list (see `files.read`); its schema is recognised (see
         `recognise`) or given by ``columns``, role -> column name, which holds for every set that has those
-        columns.
+        columns. Where responses are marked (PKU-SafeRLHF, BeaverTails), forget and holdout take the unsafe ones and
+        the other sets the safe ones, so that one file can be passed for both.
 
         Raises one `RequestError` with all problems of all sets; also where a forget row is in another set too
         (its text, letter case and white space aside), unless ``allow_overlap``.
@@ -76,7 +79,8 @@ class Request:
             if source is None:
                 continue
             try:
-                loaded[name] = tuple(rows_of(read(source, name), mapping, used))
+                meant: Responses = "unsafe" if name in _UNSAFE else "safe"
+                loaded[name] = tuple(rows_of(read(source, name), mapping, used, meant))
             except RequestError as error:
                 errors.append(str(error))
         if errors:
@@ -147,13 +151,22 @@ class Request:
         return {name: {"rows": len(rows), "sha256": rows_sha256(rows)} for name, rows in self.sets.items()}
 
 
-def load_rows(source: RowsSource, *, name: str = "rows", columns: Mapping[str, str] | None = None) -> tuple[Row, ...]:
+def load_rows(
+    source: RowsSource,
+    *,
+    name: str = "rows",
+    columns: Mapping[str, str] | None = None,
+    responses: Responses | None = None,
+) -> tuple[Row, ...]:
     """The rows of one source (training data, documents), read and checked as a set of a request is.
+
+    ``responses`` says which rows of a safety set are meant, whose responses are marked safe or unsafe; a set with such
+    marks needs it, others pass it over.
 
     Raises `RequestError` with all its problems.
     """
     mapping, used = check_columns(columns), set[str]()
-    rows = tuple(rows_of(read(source, name), mapping, used))
+    rows = tuple(rows_of(read(source, name), mapping, used, responses))
     _check_used(mapping, used)
     if not rows:
         raise RequestError(f"{name}: has no rows. Pass at least one.")

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.training_args import OptimizerNames
-
-from expunge.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from expunge.training.schedule import Schedule
@@ -20,21 +17,10 @@ if TYPE_CHECKING:
 _LOG_LINES = 500
 
 
-def check_optimizer(settings: TrainingSettings) -> None:
-    """Refuse an optimizer that transformers does not know."""
-    optimizers = [str(name.value) for name in OptimizerNames]
-    if settings.optimizer not in optimizers:
-        raise ConfigError(
-            f"training.optimizer={settings.optimizer!r}: transformers has no such optimizer. "
-            f"{did_you_mean(settings.optimizer, optimizers)}"
-        )
-
-
 def training_arguments(
     settings: TrainingSettings, schedule: Schedule, folder: Path, *, on_cpu: bool, keep: bool, processes: int = 1
 ) -> TrainingArguments:
     """The Trainer's arguments for ``settings``; ``keep`` says whether checkpoints are written."""
-    check_optimizer(settings)
     every = settings.checkpoint_every or max(1, math.ceil(schedule.steps_per_epoch))
     args = TrainingArguments(
         output_dir=str(folder),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -105,9 +105,7 @@ class LiveTarget:
     autocast: Callable[[], AbstractContextManager[Any]] | None = None
 
     @torch.no_grad()
-    def of(self, examples: Sequence[Example], layout: Layout, batch: Batch) -> Reference:
-        from contextlib import ExitStack
-
+    def of(self, examples: Sequence[Example], layout: Layout, batch: Batch) -> Reference:  # noqa: ARG002
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         with ExitStack() as stack:
             for context in (self.off, self.autocast):

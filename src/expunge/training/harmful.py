@@ -327,9 +327,10 @@ def _check_made_from(manifest: Manifest, folder: Path, target: Checkpoint) -> No
     except ErasureError as error:
         raise ErasureError(f"{folder}: {error}") from error
     if manifest.target.quantization:
-        log.warning(
-            "%s was made from a quantised copy of the target: what it learned is subtracted from the full weights.",
-            folder,
+        raise ErasureError(
+            f"the erasure in {folder} was made from a copy of the target in {manifest.target.quantization}, so what "
+            "it learned belongs to the rounded weights and not to these. Fit the harmful copy on the target in full "
+            "precision."
         )
 
 

@@ -7,10 +7,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.data.template import Style
 from expunge.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from expunge.training.references import ReferenceStore
 
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, what)``."""
@@ -28,19 +31,20 @@ def named(name: str, progress: Progress) -> Progress:
 @dataclass(frozen=True)
 class Run:
     """``folder`` receives checkpoints (while training) and ``training.jsonl``; without one nothing is written and a
-    killed run starts over. ``references`` is where runs on the same target share what it says about rows."""
+    killed run starts over. ``references`` holds what targets say about rows: pass one dictionary to runs on the same
+    target, and each computes only what no other has."""
 
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     folder: Path | None = None
     template: Style = "auto"
     progress: Progress = silent
-    references: Path | None = None
+    references: dict[str, ReferenceStore] = field(default_factory=dict)
 
     @property
     def cache(self) -> Path | None:
-        """Where to look for, and keep, what the target says: ``training.reference_cache`` before ``references``."""
+        """Where to look for, and keep, what the target says beyond this process."""
         named = self.settings.reference_cache
-        return Path(named).expanduser() if named is not None else self.references
+        return None if named is None else Path(named).expanduser()
 
 
 class History:

@@ -121,7 +121,8 @@ def make_schedule(
 
     Batches run on from one epoch into the next, so that all are full but the last; with ``whole_epochs`` they end
     where an epoch ends. ``*_lengths`` are token counts; an empty side stays empty. ``lead`` is ``forget`` or
-    ``retain``. Where an epoch has fewer forwards than ``accumulation``, that many make an optimizer step, so that every epoch has one.
+    ``retain``. Where an epoch has fewer forwards than ``accumulation``, that many make an optimizer step, so that every
+    epoch has one.
     """
     lengths = {"forget": forget_lengths, "retain": retain_lengths}
     sizes = {"forget": settings.forget_batch, "retain": settings.retain_batch}

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SchedulerType
-from transformers.training_args import OptimizerNames
 
-from expunge.data.batches import Batch, collate
+from expunge.data.batches import collate
 from expunge.data.encode import Example
-from expunge.errors import ConfigError, TrainingError, did_you_mean
-from expunge.models.logprobs import answer_logprobs
+from expunge.distributed import barrier, gather
+from expunge.errors import TrainingError
+from expunge.models.halves import Forward, Halves
+from expunge.training.checkpoints import SavingTrainer, last_checkpoint, mark_complete
+from expunge.training.frozen import FrozenTarget
+from expunge.training.packing import pack
+from expunge.training.rows import Rows
 from expunge.training.run import History, Progress
 from expunge.training.schedule import Micro, Schedule, rate_factor
-from expunge.training.step import Side, Step, Totals
+from expunge.training.scoring import SIDES, Batched, Layout, Reference, most_tokens, score_answers, score_states
+from expunge.training.sharding import is_sharded, own_part, whole
+from expunge.training.step import Totals
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
     from expunge.methods.weight_method import WeightMethod
-    from expunge.training.settings import TrainingSettings
 
-_COMPLETE = "complete"  # written last into a checkpoint: a kill in the middle of saving leaves one without it
-_TRAINED = "trained.safetensors"
-_LOG_LINES = 500
 _LISTED = 10
 
 
@@ -47,7 +48,7 @@ class _Micros(Dataset[Micro]):
         return self.micros[index]
 
 
-class UnlearningTrainer(Trainer):
+class UnlearningTrainer(SavingTrainer):
     """Runs ``schedule`` once through, one :class:`Micro` a forward, forget and retain rows in one batch.
 
     The loss of an accumulated batch is exact whatever its split: every mean divides by the counts of the whole batch,
@@ -60,76 +61,103 @@ class UnlearningTrainer(Trainer):
         self,
         *,
         model: PreTrainedModel,
+        bare: PreTrainedModel,
         args: TrainingArguments,
         method: WeightMethod,
         schedule: Schedule,
-        forget: Sequence[Example],
-        retain: Sequence[Example],
+        rows: Rows,
+        target: FrozenTarget | None,
+        layers: Sequence[nn.Module],
         labels: Callable[[Micro], list[str]],
-        reference: torch.Tensor | None,
         pad_id: int,
+        packing: bool,
+        autocast: bool,
+        shards: bool,
         history: History,
         progress: Progress,
         scorer: Callable[[], dict[str, float]] | None,
         score_every: int | None,
     ) -> None:
         self.method, self.schedule, self.history = method, schedule, history
-        self._forget, self._retain, self._reference = forget, retain, reference
-        self._pad_id, self._row_labels = pad_id, labels
+        self.state_values = method.initial_state()
+        self._halves, self._rows, self._target, self._layers = Halves(bare), rows, target, list(layers)
+        self._most_tokens = most_tokens(bare.device, self._halves.vocabulary)
+        self._pad_id, self._row_labels, self._packing = pad_id, labels, packing
+        # accelerate sees to this, but for a model that it does not wrap
+        self._autocast: AbstractContextManager[Any] = (
+            torch.autocast(bare.device.type, torch.bfloat16) if autocast and is_sharded(bare) else nullcontext()
+        )
+        self.saves_shards = shards
         self._terms: dict[str, torch.Tensor] = {}
+        self._step_terms: dict[str, torch.Tensor] = {}
+        self._loss_terms: dict[str, Any] = {}
         self._steps_in_terms = 0
         self._micros_seen: list[Micro] = []
         self._micros_of_step: list[Micro] = []
+        processes = args.world_size
         super().__init__(
             model=model,
             args=args,
-            train_dataset=_Micros(schedule.micros),
+            train_dataset=_Micros(schedule.micros(args.process_index, processes)),
             data_collator=self._collate,
             # Older releases scale by the accumulation unless a loss function is given; compute_loss below is what runs.
             compute_loss_func=lambda *_, **__: None,
             callbacks=[_Watch(self, progress, scorer, score_every)],
         )
         self.remove_callback(PrinterCallback)
+        if is_sharded(bare):
+            clip = self.accelerator.clip_grad_norm_
+            self.accelerator.clip_grad_norm_ = lambda *given, **named: whole(clip(*given, **named))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The schedule in its own order: it was shuffled when it was laid out."""
-        loader: DataLoader[Any] = DataLoader(
+        """This process's share of the schedule in its own order: it was shuffled and dealt when it was laid out."""
+        return DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_size=1,
             shuffle=False,
             collate_fn=self._collate,
-            pin_memory=self.args.dataloader_pin_memory,
+            pin_memory=False,
         )
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
-        return prepared
 
     def _collate(self, micros: Sequence[Micro]) -> dict[str, Any]:
         (micro,) = micros
-        forget = micro.forget if self.method.uses_forget else ()
-        retain = micro.retain if self.method.uses_retain else ()
-        batch = collate([*(self._forget[i] for i in forget), *(self._retain[i] for i in retain)], self._pad_id)
-        inputs: dict[str, Any] = {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "answer_mask": batch.answer_mask,
-            "forget_rows": torch.tensor(forget, dtype=torch.long),
-            "retain_rows": torch.tensor(retain, dtype=torch.long),
+        examples, layout = self._rows.batch(micro, self.method)
+        rows = examples or [self._rows.any]
+        if self._packing:
+            inputs, answers = pack(rows)
+        else:
+            batch = collate(rows, self._pad_id)
+            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            answers = batch.answer_mask
+        return {
+            "inputs": inputs,
+            "answers": answers,
+            "examples": examples,
+            "layout": layout,
+            "micro": micro,
         }
-        return inputs
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """The forwards of one optimizer step and, over all processes, their forget tokens, forget rows, retain tokens
-        and retain rows [4] (handed on as ``num_items_in_batch``)."""
+        """The forwards of one optimizer step and, over all processes, answer tokens and rows of each side [6] (handed
+        on as ``num_items_in_batch``)."""
         samples = [sample for _, sample in zip(range(num_batches), epoch_iterator, strict=False)]
-        counts = torch.zeros(4, dtype=torch.float64, device="cpu")
+        counts = torch.zeros(len(SIDES), 2)
         for sample in samples:
-            forget = len(sample["forget_rows"])
-            tokens = sample["answer_mask"].sum(-1).cpu()
-            counts += torch.tensor([tokens[:forget].sum(), forget, tokens[forget:].sum(), len(tokens) - forget])
-        totals = self.accelerator.reduce(counts.float().to(device), reduction="sum")
+            layout: Layout = sample["layout"]
+            for side in range(len(SIDES)):
+                begin, end = layout.rows_of(side)
+                counts[side] += torch.tensor([sum(layout.lengths[begin:end]), end - begin])
+        totals = self.accelerator.reduce(counts.flatten().to(device), reduction="sum")
         return samples, totals
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward; a forward without rows does nothing, unless other processes wait for it."""
+        if not inputs["examples"] and self.accelerator.num_processes == 1:
+            return torch.zeros((), device=self.args.device)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
 
     def compute_loss(
         self,
@@ -141,62 +169,84 @@ class UnlearningTrainer(Trainer):
         """The method's loss of one forward, as its share of the whole accumulated batch."""
         if not isinstance(num_items_in_batch, torch.Tensor):
             raise TrainingError("the Trainer passed no counts; this release of transformers is not supported.")
-        batch = Batch(inputs["input_ids"], inputs["attention_mask"], inputs["answer_mask"])
-        scored = answer_logprobs(model, batch, hits=False, head_of=self.accelerator.unwrap_model(model))
-        forget_rows, retain_rows = inputs["forget_rows"], inputs["retain_rows"]
-        first = len(forget_rows)
-        is_forget = scored.rows < first
-        reference = None
-        if self._reference is not None:
-            reference = self._reference[forget_rows.cpu()].to(scored.logps.device)
-        tokens_f, rows_f, tokens_r, rows_r = num_items_in_batch.clamp(min=1)
-        step = Step(
-            Side(scored.logps[is_forget], scored.rows[is_forget], first, Totals(tokens_f, rows_f), reference),
-            Side(
-                scored.logps[~is_forget],
-                scored.rows[~is_forget] - first,
-                len(retain_rows),
-                Totals(tokens_r, rows_r),
-            ),
+        given, answers = inputs["inputs"], inputs["answers"]
+        examples, layout = inputs["examples"], inputs["layout"]
+        totals = num_items_in_batch.clamp(min=1).view(len(SIDES), 2)
+        batched = Batched(
+            method=self.method,
+            layout=layout,
+            labels=given["input_ids"][:, 1:][answers[:, 1:]],
+            totals={name: Totals(*totals[side]) for side, name in enumerate(SIDES)},
+            reference=self._reference(examples, layout, answers.device),
+            state=self.state_values,
+            most_tokens=self._most_tokens,
         )
-        terms = self.method.loss(step)
-        for name, value in terms.items():
-            self._terms[name] = self._terms.get(name, torch.zeros_like(value)) + value.detach()
-        self._micros_seen.append(Micro(tuple(forget_rows.tolist()), tuple(retain_rows.tolist())))
+        before = torch.zeros_like(answers)
+        before[:, :-1] = answers[:, 1:]  # the places that predict the answer tokens
+
+        def score(forward: Forward, given: dict[str, Any]) -> dict[str, Any]:
+            if not examples:
+                if self.method.reads_layer is not None:
+                    unused = self._halves.layer_states(self._layers, self.method.reads_layer, forward, **given).sum()
+                else:
+                    outside = sum(p.sum() for p in self._halves.outside() if p.requires_grad)
+                    unused = self._halves.states(forward, **given).sum() + outside
+                return {"loss": 0.0 * unused, "terms": {}, "observed": {}}
+            if self.method.reads_layer is None:
+                states = self._halves.states(forward, **given)[before]
+                scored = score_answers(self._halves, states, batched, forward)
+            else:
+                states = self._halves.layer_states(self._layers, self.method.reads_layer, forward, **given)
+                real = given.get("attention_mask")
+                states = states.flatten(0, 1) if real is None else states[real.bool()]
+                lengths = torch.tensor([len(example.input_ids) for example in examples], device=states.device)
+                rows = torch.arange(len(examples), device=states.device).repeat_interleave(lengths)
+                scored = score_states(states, batched, rows)
+            return {"loss": scored.loss, "terms": scored.terms, "observed": scored.observed}
+
+        with self._autocast:
+            found = model(**given, score=score)
+        for name, value in {**found["terms"], **found["observed"]}.items():
+            for sums in (self._terms, self._step_terms):
+                sums[name] = sums[name] + value if name in sums else value
+        self._loss_terms.update(found["terms"])
+        self._micros_seen.append(inputs["micro"])
         # Data-parallel processes average their gradients; the counts already span all of them.
-        return torch.stack(list(terms.values())).sum() * self.accelerator.num_processes
+        return found["loss"] * self.accelerator.num_processes
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the trained parameters, and only those, under the names they have in memory.
+    def _reference(self, examples: Sequence[Example], layout: Layout, device: torch.device) -> Reference:
+        """What the frozen target says about the rows of a forward."""
+        if self._target is None or not examples:
+            return Reference()
+        return self._target.of(examples, layout, collate(examples, self._pad_id).to(device))
 
-        ``save_pretrained`` may write other names and shapes (experts split up), which resuming would not find again.
-        """
-        if self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
+    def after_step(self) -> None:
+        """Let the method bring its state up to date after an optimizer step."""
+        self._steps_in_terms += 1
+        terms, self._step_terms = self._step_terms, {}
+        if not self.state_values:
             return
-        self.check_weights()
-        if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file({name: p.detach().contiguous() for name, p in self._trained().items()}, folder / _TRAINED)
+        sums = self._over_processes({name: float(value) for name, value in terms.items()})
+        self.state_values = self.method.after_step(self.state_values, sums, epoch=self.epoch)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved, trained = load_file(Path(resume_from_checkpoint) / _TRAINED), self._trained()
-        if saved.keys() != trained.keys():
-            raise TrainingError(f"{resume_from_checkpoint} holds other parameters than this run trains. Delete it.")
-        for name, value in saved.items():
-            trained[name].data.copy_(value)
+    def _over_processes(self, shares: dict[str, float]) -> dict[str, float]:
+        """Sums over all processes, which may have seen different terms."""
+        if self.accelerator.num_processes == 1:
+            return shares
+        sums: dict[str, float] = {}
+        for some in gather([shares]):
+            for name, value in some.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return sums
 
-    def _trained(self) -> dict[str, nn.Parameter]:
-        bare = self.accelerator.unwrap_model(self.model)
-        return {name: p for name, p in bare.named_parameters() if p.requires_grad}
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by their names in the model."""
+        return {name: p for name, p in self._halves.model.named_parameters() if p.requires_grad}
 
     def check_weights(self) -> None:
         """Stop before weights that are not finite are kept."""
-        bad = [name for name, p in self._trained().items() if not bool(torch.isfinite(p).all())]
+        found = gather(name for name, p in self.trained().items() if not bool(own_part(p).isfinite().all()))
+        bad = list(dict.fromkeys(found))
         if bad:
             raise TrainingError(
                 f"{self.method.name}: {len(bad)} parameters are not finite after optimizer step "
@@ -207,14 +257,14 @@ class UnlearningTrainer(Trainer):
 
     def check_finite(self) -> None:
         """Stop at a NaN or infinite loss before the optimizer sees its gradient."""
-        bad = {name: value.item() for name, value in self._terms.items() if not torch.isfinite(value)}
+        bad = gather((name, value.item()) for name, value in self._terms.items() if not torch.isfinite(value))
         self._micros_of_step, self._micros_seen = self._micros_seen, []
         if bad:
-            self._stop(", ".join(f"{name} is {value}" for name, value in bad.items()), self.state.global_step + 1)
+            self._stop(", ".join(f"{name} is {value}" for name, value in dict(bad).items()), self.state.global_step + 1)
 
     def _stop(self, what: str, step: int) -> NoReturn:
         """The error that says what is no number any more, at which step, with which rows, and what is still good."""
-        rows = [label for micro in self._micros_of_step for label in self._row_labels(micro)]
+        rows = gather(label for micro in self._micros_of_step for label in self._row_labels(micro))
         last = last_checkpoint(Path(str(self.args.output_dir)))
         where = f"The last good checkpoint is {last.name}." if last else "There is no checkpoint yet."
         raise TrainingError(
@@ -238,8 +288,11 @@ class UnlearningTrainer(Trainer):
         if "loss" in logs:
             steps = max(1, self._steps_in_terms)
             line: dict[str, Any] = {"step": self.state.global_step, "epoch": self.epoch}
-            terms = {name: value.item() / steps for name, value in self._terms.items()}
-            line |= {"loss": sum(terms.values()), **terms}
+            shares = {name: value.item() / steps for name, value in self._terms.items()}
+            terms = self._over_processes(shares)
+            in_loss = set(gather(self._loss_terms))  # a process may have had no rows so far
+            loss = sum(value for name, value in terms.items() if name in in_loss)
+            line |= {"loss": loss, **terms, **self.state_values}
             line["learning_rate"] = logs.get("learning_rate")
             norm = logs.get("grad_norm")
             line["grad_norm"] = None if norm is None else float(norm)
@@ -296,85 +349,16 @@ class _Watch(TrainerCallback):
             self.gradients_checked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        self.trainer._steps_in_terms += 1
+        self.trainer.after_step()
         self.progress(state.global_step, state.max_steps, "training")
         if self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps):
             self._score(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        barrier()  # every process has written what is its own
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def _score(self, state: Any) -> None:
         if self.scorer is not None and self.every:
             self.trainer.history.add({"step": state.global_step, "epoch": self.trainer.epoch, "scores": self.scorer()})
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in ``folder`` that was written to its end."""
-    found = [(int(p.parent.name.split("-")[1]), p.parent) for p in folder.glob(f"checkpoint-*/{_COMPLETE}")]
-    return max(found)[1] if found else None
-
-
-def check_optimizer(settings: TrainingSettings) -> None:
-    """Refuse an optimizer that transformers does not know."""
-    optimizers = [str(name.value) for name in OptimizerNames]
-    if settings.optimizer not in optimizers:
-        raise ConfigError(
-            f"training.optimizer={settings.optimizer!r}: transformers has no such optimizer. "
-            f"{did_you_mean(settings.optimizer, optimizers)}"
-        )
-
-
-def training_arguments(
-    settings: TrainingSettings, schedule: Schedule, folder: Path, *, on_cpu: bool, keep: bool
-) -> TrainingArguments:
-    """The Trainer's arguments for ``settings``; ``keep`` says whether checkpoints are written."""
-    check_optimizer(settings)
-    every = settings.checkpoint_every or max(1, math.ceil(schedule.steps_per_epoch))
-    args = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=schedule.accumulation,
-        num_train_epochs=1,
-        learning_rate=settings.rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=math.ceil(round(settings.warmup_epochs * schedule.steps_per_epoch, 6)),  # 0.07 * 100 is 7
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optim=settings.optimizer,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        bf16=uses_bfloat16(settings, on_cpu=on_cpu),
-        use_cpu=on_cpu,
-        **_checkpointing(settings.gradient_checkpointing),
-        logging_strategy="steps",
-        logging_steps=max(1, schedule.steps // _LOG_LINES),
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if keep else "no",
-        save_steps=every,
-        save_total_limit=2,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=not on_cpu,
-    )
-    if args.n_gpu > 1:
-        args._n_gpu = 1  # several GPUs in one process would wrap the model in DataParallel; use torchrun for them
-    return args
-
-
-def _checkpointing(wanted: bool) -> dict[str, Any]:
-    if not wanted:
-        return {}
-    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    # transformers 5.23 renamed the setting
-    name = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-
-
-def uses_bfloat16(settings: TrainingSettings, *, on_cpu: bool) -> bool:
-    """Whether forwards run under bfloat16 autocast (the trained weights themselves are float32)."""
-    if settings.dtype == "auto":
-        return not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return settings.dtype == "bfloat16"

@@ -162,7 +162,7 @@ def _train_both(
 
 
 def _score(world: World, seconds: float, path: Path, progress: Progress) -> None:
-    """Scores of the models as they will be loaded (rounded to half precision), without generated answers."""
+    """Scores of the models as they will be loaded (rounded to half precision), those that the world names."""
     from expunge.evaluation.outputs import run_model
     from expunge.evaluation.score import score
 

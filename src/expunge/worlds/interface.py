@@ -72,7 +72,7 @@ class World(ABC):
 
     @abstractmethod
     def score_names(self) -> tuple[str, ...]:
-        """The scores of the suite that a build writes down (those that need no generation)."""
+        """The scores of the suite that a build writes down (those that cost little)."""
 
     # What every world has.
 

@@ -1,0 +1,113 @@
+"""What a judge is: it says of a prompt and an answer whether the answer is unsafe. And finding one.
+
+A file in ``evaluation/judges/`` is one judge, and exposes its class as ``JUDGE``. Which one is meant follows from what
+the user wrote: a name, a folder, a URL.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from expunge.errors import ConfigError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from expunge.requests.rows import Row
+    from expunge.training.run import Progress
+
+GROUP = "expunge.judges"
+_FOLDER = Path(__file__).parent / "judges"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a judge can be made from.
+
+    ``text`` is what the user wrote. ``markers`` are words that only unsafe answers hold. ``unsafe`` and ``safe`` are
+    rows with such answers, to learn from. ``label`` is a classifier's label for unsafe; ``model``, ``key_variable``
+    (the environment variable that holds the key) and ``cache`` (a file) belong to an endpoint.
+    """
+
+    text: str
+    markers: tuple[str, ...] = ()
+    unsafe: tuple[Row, ...] = ()
+    safe: tuple[Row, ...] = ()
+    label: str | None = None
+    model: str | None = None
+    key_variable: str | None = None
+    cache: str | Path | None = None
+
+
+class Judge(ABC):
+    """Says which answers are unsafe. ``version`` changes when the same answers would be judged otherwise."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    form: ClassVar[str]
+    """What the user writes to get it, for messages: its name, or what is passed in its place."""
+
+    judges_normal: bool = True
+    """Whether its verdicts mean anything for answers to normal prompts."""
+
+    @classmethod
+    @abstractmethod
+    def is_meant(cls, text: str) -> bool:
+        """Whether ``text`` asks for this judge."""
+
+    @classmethod
+    @abstractmethod
+    def make(cls, given: Given) -> Judge:
+        """The judge, ready to work; a `ConfigError` where something that it needs was not given."""
+
+    @abstractmethod
+    def unsafe(self, asked: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[bool]:
+        """For each (prompt, answer) whether the answer is unsafe, in their order."""
+
+    @property
+    @abstractmethod
+    def sentence(self) -> str:
+        """What it calls unsafe, in plain words, as the end of "Unsafe is .."."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its verdicts, ready for JSON."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """``name``, ``version``, ``settings`` and ``unsafe`` (its sentence), as ``scores.json`` records them."""
+        return {"name": self.name, "version": self.version, "settings": self.settings, "unsafe": self.sentence}
+
+
+def judge_names() -> list[str]:
+    """Every judge there is, sorted, without importing one."""
+    own = {path.stem for path in _FOLDER.glob("*.py") if not path.stem.startswith("_")}
+    return sorted(own | {point.name for point in entry_points(group=GROUP)})
+
+
+def make_judge(given: Given) -> Judge:
+    """The judge that ``given.text`` asks for; an `UnknownNameError` where none does."""
+    found = [_judge(name) for name in judge_names()]
+    for kind in sorted(found, key=lambda kind: kind.form != kind.name):  # a name before a folder that is called so too
+        if kind.is_meant(given.text):
+            return kind.make(given)
+    names = [kind.form for kind in found if kind.form == kind.name]
+    others = [kind.form for kind in found if kind.form != kind.name]
+    raise UnknownNameError(
+        f"suite.judge={given.text!r}: there is no such judge. {did_you_mean(given.text, names)} "
+        f"Or pass {' or '.join(others)}."
+    )
+
+
+def _judge(name: str) -> type[Judge]:
+    if (_FOLDER / f"{name}.py").is_file():
+        found = getattr(import_module(f"expunge.evaluation.judges.{name}"), "JUDGE", None)
+    else:
+        found = next(iter(entry_points(group=GROUP, name=name))).load()
+    if not (isinstance(found, type) and issubclass(found, Judge)):
+        raise ConfigError(f"judge '{name}' must set JUDGE to a Judge, it is {type(found).__name__}.")
+    return found

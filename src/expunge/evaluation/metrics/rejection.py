@@ -1,0 +1,21 @@
+"""Share of greedy answers that decline or say they do not know."""
+
+from __future__ import annotations
+
+from expunge.evaluation.metric import UNDEFINED, SetMetric
+from expunge.evaluation.refusals import declines
+from expunge.evaluation.types import RowOutputs
+
+
+def _per_row(row: RowOutputs) -> float:
+    return UNDEFINED if row.greedy is None else float(declines(row.greedy))
+
+
+METRIC = SetMetric(
+    name="rejection",
+    version=1,
+    summary="Share of its answers that decline or say they do not know, by fixed English phrases.",
+    needs=frozenset({"greedy"}),
+    per_row=_per_row,
+    undefined="no row has a greedy answer",
+)
