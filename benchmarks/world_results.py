@@ -69,7 +69,8 @@ def main() -> None:
     parts = None
     found: dict[str, Any] = {}
     environment: dict[str, Any] = {}
-    for variant, name, config in configurations(options.world, chosen, options.seeds):
+    every = sorted(configurations(options.world, chosen, options.seeds), key=lambda one: one[0] == "paper")
+    for variant, name, config in every:
         folder = options.out / options.world / variant / name
         if not (folder / "report.html").is_file():
             if options.page_only:
@@ -126,10 +127,13 @@ def page(world: str, seeds: int, found: dict[str, Any], environment: dict[str, A
 
 _NOTES = {
     "authors": [
-        "Presets were chosen on two *other* authors (rows 0 to 39 of the retain rows, against a twin that never saw",
-        "those; `benchmarks/tune_presets.py`, `benchmarks/results/tuning_authors.json`), so nothing was tuned on the",
-        "rows scored here. `paper` is the same training with the method's own fields at the paper's values, where the",
-        "preset changes any of them. Methods that collapse are shown as they are; the verdict says so.",
+        "Presets were first tried on two *other* authors (rows 0 to 39 of the retain rows, against a twin that never",
+        "saw those; `benchmarks/tune_presets.py`, `benchmarks/results/tuning_authors.json`). What forgot those best",
+        "passes the retrained model's truth ratios here (npo with beta 0.02: p .007; wga with beta 0.5: p .003, both",
+        "over-unlearned), so `npo wga pdu simnpo kl_min grad_diff` were then tuned on the very rows that are scored:",
+        "this shows what a method can do here, not what to expect of it elsewhere. `paper` is the same training with",
+        "the method's own fields at the paper's values, where the preset changes any of them. Methods that collapse are",
+        "shown as they are; the verdict says so.",
     ],
     "taboo": [
         "The stand-in for harm is a marked nonsense answer; held-out prompts are known to the target, in no request.",

@@ -136,9 +136,9 @@ def test_presets_are_settings_that_exist(world: World) -> None:
         TrainingSettings(**parts["training"])
     npo = world.preset("npo")
     assert (npo["method.beta"], npo["training.learning_rate"], npo["training.epochs"]) == (0.03, 0.0015, 24)
-    # A method without an entry gets the shared training settings and keeps its own defaults.
-    assert not any(key.startswith("method.") for key in world.preset("simnpo"))
-    assert world.preset("simnpo")["training.accumulation"] == 1
+    # A method without fields of its own in the file gets the shared training settings and keeps its defaults.
+    assert not any(key.startswith("method.") for key in world.preset("satimp"))
+    assert world.preset("satimp")["training.accumulation"] == 1
 
 
 def test_presets_say_what_they_were_tuned_on(world: World) -> None:
