@@ -21,7 +21,7 @@ from expunge.methods.weights.sku import subtract_change, turn_adapter
 from expunge.parts import Parts
 from expunge.training.run import Run
 
-SCALES = (0.3, 0.5, 0.6, 0.7, 0.8, 1.0, 1.5)
+SCALES = (0.3, 0.5, 0.7, 0.8, 1.0, 1.5)
 LORA = {"training.parameters": "lora", "training.learning_rate": 0.003}
 BESIDE = ("grad_ascent", "llmu")
 KEYS = {
@@ -93,7 +93,7 @@ def page(written: dict[str, Any]) -> str:
         "",
         "What is left of the harm, and of the rest, by the scale at which the harmful copy's change is subtracted: one",
         "harmful copy a seed, with the preset (LoRA: rank 8, learning rate 3e-3), medians over seeds (smallest to",
-        "largest). `grad_ascent` and `llmu` with their presets beside it; the scale of `sku` there is 0.7. Settings were",
+        "largest). `grad_ascent` and `llmu` with their presets beside it; `sku` has scale 0.7 there. Settings were",
         "chosen on the request's own rows; held-out prompts are known to the target and in no request.",
         "Written by `python -m benchmarks.taboo_curve`; numbers in `benchmarks/results/taboo_curve.json`.",
         "",

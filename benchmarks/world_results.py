@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--world", default="authors")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/results"))
+    parser.add_argument("--variant", choices=VARIANTS, help="run this one only")
     parser.add_argument("--page-only", action="store_true", help="write the page from the runs that are there")
     options = parser.parse_args()
     chosen = options.methods or [entry["name"] for entry in list_methods() if entry["family"] == "weights"]
@@ -73,45 +74,47 @@ def main() -> None:
     for variant, name, config in every:
         folder = options.out / options.world / variant / name
         if not (folder / "report.html").is_file():
-            if options.page_only:
+            if options.page_only or options.variant not in (None, variant):
                 continue
             parts = parts or Parts.load(config)
             run_pipeline(config, folder, parts=parts)
             print(variant, name, json.loads((folder / "scores.json").read_text())["verdict"]["label"], flush=True)
         scores = json.loads((folder / "scores.json").read_text())
         environment = json.loads((folder / "environment.json").read_text())
-        found[f"{name}/{variant}"] = {key: scores[key] for key in ("rows", "verdict", "seconds")}
+        kept = {key: scores[key] for key in ("rows", "verdict", "seconds")}
+        found[f"{name}/{variant}"] = {"seeds": len(list(folder.glob("seed-*"))), **kept}
     RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"seeds": options.seeds, "runs": found, "environment": environment}, indent=1)
+    text = json.dumps({"runs": found, "environment": environment}, indent=1)
     (RESULTS / f"world_{options.world}.json").write_text(text + "\n")
-    (DOCS / f"results_{options.world}.md").write_text(page(options.world, options.seeds, found, environment))
+    (DOCS / f"results_{options.world}.md").write_text(page(options.world, found, environment))
 
 
-def page(world: str, seeds: int, found: dict[str, Any], environment: dict[str, Any]) -> str:
+def page(world: str, found: dict[str, Any], environment: dict[str, Any]) -> str:
     """The table as Markdown: medians with the smallest and the largest seed."""
     columns = COLUMNS[world]
     some = next(iter(found.values()))["rows"]
     lines = [
         f"# Results on world `{world}`",
         "",
-        f"Every method, {seeds} seeds: median (smallest to largest). Written by `python -m benchmarks.world_results",
+        "Every method over several seeds: median (smallest to largest). Written by `python -m benchmarks.world_results",
         f"--world {world}`; all numbers with their environment are in `benchmarks/results/world_{world}.json`.",
         *_NOTES[world],
         "",
-        "| model | " + " | ".join(columns.values()) + " | seconds to fit | verdict on the medians | one by one |",
-        "| --- |" + " ---: |" * (len(columns) + 1) + " --- | --- |",
+        "| model | seeds | "
+        + " | ".join(columns.values())
+        + " | seconds to fit | verdict on the medians | one by one |",
+        "| --- | ---: |" + " ---: |" * (len(columns) + 1) + " --- | --- |",
     ]
     for model in ("target", "retrained"):
-        lines.append(f"| {model} | " + " | ".join(_cell(some[model].get(key)) for key in columns) + " | | | |")
+        lines.append(f"| {model} | | " + " | ".join(_cell(some[model].get(key)) for key in columns) + " | | | |")
     for key, scores in found.items():
         name, variant = key.split("/")
         cells = [_cell(scores["rows"]["erased"].get(column)) for column in columns]
         verdict = scores["verdict"]
         each = verdict["reasons"][0].partition("one by one: ")[2].rstrip(".")
         label = f"`{name}`" + (", paper" if variant == "paper" else "")
-        lines.append(
-            f"| {label} | {' | '.join(cells)} | {scores['seconds']['fit']:.0f} | {verdict['label']} | {each} |"
-        )
+        fitting, label_of = f"{scores['seconds']['fit']:.0f}", verdict["label"]
+        lines.append(f"| {label} | {scores['seeds']} | {' | '.join(cells)} | {fitting} | {label_of} | {each} |")
     packages = environment["packages"]
     lines += [
         "",
@@ -132,7 +135,7 @@ _NOTES = {
         "passes the retrained model's truth ratios here (npo with beta 0.02: p .007; wga with beta 0.5: p .003, both",
         "over-unlearned), so `npo wga pdu simnpo kl_min grad_diff` were then tuned on the very rows that are scored:",
         "this shows what a method can do here, not what to expect of it elsewhere. `paper` is the same training with",
-        "the method's own fields at the paper's values, where the preset changes any of them. Methods that collapse are",
+        "the method's own fields at the paper's values, where the preset changes any. Methods that collapse are",
         "shown as they are; the verdict says so.",
     ],
     "taboo": [

@@ -5,6 +5,7 @@ Arguments are ``FOLDER=CASE`` or ``FOLDER=CASE@STEP``: stop after that optimizer
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 import zoo
 from expunge import distributed
+from expunge.methods.registry import get_method, method_names
 from expunge.requests import Request
 from fitting import StoppedError, bits, fit, rows, silent, stop_at
 from history import read_history
@@ -46,6 +48,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sharded_autocast": ("npo", {"retain": "kl"}, {**FULL, "dtype": "bfloat16", **SGD}),
     "sharded_checkpointed": ("npo", {}, {**FULL, "gradient_checkpointing": True}),
     "sharded_lora_checkpointed": ("npo", {}, {**FULL, "parameters": "lora", "gradient_checkpointing": True}),
+    "compiled": ("npo", {}, {"compile": True, "max_steps": 2}),
+    "sharded_compiled": ("npo", {}, {**FULL, "compile": True, "max_steps": 2}),
     "sharded_experts": ("npo", {}, {**FULL, "family": "mixtral"}),
     "sharded_gemma2": ("npo", {}, {**FULL, "family": "gemma2"}),
     "sharded_subset": ("npo", {}, {**FULL, "layers": ("*.layers.1.*",)}),
@@ -58,6 +62,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sharded_lora_resumed": ("npo", {}, {**FULL, "parameters": "lora", "checkpoint_every": 2}),
     "state_resumed": ("pdu", {"eps": 1.0}, {"checkpoint_every": 2}),
 }
+
+# Every weight method, plain and sharded, with values for what has no default or asks for more epochs than here.
+_GIVEN: dict[str, dict[str, Any]] = {"rmu": {"layer": 1}, "scrub": {"order": ["max", "min"]}, "pdu": {"eps": 1.0}}
+METHODS = [name for name in method_names() if get_method(name).family == "weights"]
+for _name in METHODS:
+    for _prefix, _more in (("method_", {}), ("sharded_method_", FULL)):
+        CASES[_prefix + _name] = (_name, _GIVEN.get(_name, {}), {**SGD, **_more, "max_new_tokens": 5})
 
 
 def run(case: str, folder: Path) -> None:
@@ -122,3 +133,5 @@ if __name__ == "__main__":
         place, _, wanted = argument.partition("=")
         run(wanted, Path(place))
     distributed.leave()
+    sys.stdout.flush()
+    os._exit(0)  # as the command does: threads of torch may abort Python while it shuts down

@@ -74,6 +74,7 @@ def assert_alike(one: Path, other: Path) -> None:
     if (one / "samples.jsonl").is_file():
         samples = [lines(folder / "samples.jsonl") for folder in (one, other)]
         assert [sample["answers"] for sample in samples[0]] == [sample["answers"] for sample in samples[1]]
+    if (one / "training.jsonl").is_file():
         logs = [lines(folder / "training.jsonl") for folder in (one, other)]
         assert len(logs[0]) == len(logs[1])
         for before, after in zip(*logs, strict=True):

@@ -7,6 +7,7 @@ process nothing is imported and nothing is sent.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
@@ -117,6 +118,8 @@ def share(sizes: Sequence[int]) -> list[int]:
 def leave() -> None:
     """Part from the other processes after a run that ended well."""
     if _joined.cache_info().currsize:
+        barrier()
+        gc.collect()  # what else holds the group, so that its threads end here
         _joined().destroy_process_group()
         _joined.cache_clear()
 

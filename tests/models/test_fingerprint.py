@@ -14,7 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
 
 import zoo
-from expunge.models.fingerprint import Fingerprint, fingerprint, memory_digest, source_files, tokenizer_digest
+from expunge.models.fingerprint import (
+    Fingerprint,
+    fingerprint,
+    memory_digest,
+    source_files,
+    tokenizer_digest,
+    values_digest,
+)
 from expunge.models.loading import load_model, load_tokenizer
 
 
@@ -185,6 +192,22 @@ def test_memory_notices_one_weight_and_not_where_it_lies() -> None:
     changed[1, 2] = torch.nextafter(changed[1, 2], torch.tensor(9.0))
     assert memory_digest({**tensors, "a": changed}) != digest
     assert memory_digest({**tensors, "b": torch.zeros(2, dtype=torch.float16)}) != digest  # 0.0, but of another kind
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("shape", [(128, 192), (3, 64, 40), (65, 67), (5,), ()])
+def test_values_notice_any_one_weight(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    values = torch.arange(torch.Size(shape).numel()).remainder(101).to(dtype).reshape(shape)
+    digest = values_digest([("w", values)])
+    assert values_digest([("w", values.clone())]) == digest
+    flat = values.reshape(-1)
+    for place in {0, 1, len(flat) // 2, len(flat) - 1} & set(range(len(flat))):
+        changed = flat.clone()
+        changed[place] += 1
+        assert values_digest([("w", changed.reshape(shape))]) != digest
+    assert values_digest([("v", values)]) != digest
+    if len(shape) == 2:
+        assert values_digest([("w", values.t().contiguous().t())]) == digest  # strides are no values
 
 
 def test_a_folder_with_a_pickle_is_known_by_its_memory(folder: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BertConfig, LlamaForCausalLM
+from transformers.modeling_outputs import CausalLMOutput
 
 import zoo
 from expunge.errors import ModelError
@@ -26,6 +30,36 @@ def test_states_and_head_make_the_models_own_logits(family: str) -> None:
     assert halves.vocabulary == full.shape[-1]
     assert torch.equal(model(input_ids=IDS).logits.float(), full)
     assert not any("forward" in module.__dict__ or module._forward_hooks for module in model.modules())
+
+
+class ScaledLlama(LlamaForCausalLM):
+    """Scales the states on their way to the head, as MiniCPM does, and the logits, as Granite does."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **_: Any) -> CausalLMOutput:
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return CausalLMOutput(logits=self.lm_head(states / 4) * 3)
+
+
+@torch.no_grad()
+def test_what_lies_between_body_and_head_is_done_once() -> None:
+    model = ScaledLlama(zoo.model("llama").config).eval()
+    full = model(input_ids=IDS).logits
+    halves = Halves(model)
+    logits = halves.logits(halves.states(input_ids=IDS).flatten(0, 1)).view_as(full)
+    torch.testing.assert_close(logits, full, atol=1e-6, rtol=0)
+
+
+def test_a_model_without_a_body_of_its_own_is_an_error() -> None:
+    config = BertConfig(
+        vocab_size=32,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        is_decoder=True,
+    )
+    with pytest.raises(ModelError, match="last_hidden_state"):
+        Halves(AutoModelForCausalLM.from_config(config)).states(input_ids=IDS)
 
 
 @every_family

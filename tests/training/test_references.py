@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
 
 import zoo
 from expunge.data.batches import pad_id
 from expunge.data.encode import Example, encode_all
 from expunge.data.template import Template
-from expunge.errors import CacheError, ConfigError
+from expunge.errors import CacheError, ConfigError, ModelError
 from expunge.models.anatomy import decoder_layers
 from expunge.training.references import LOGPS, STATES, ReferenceStore, fill
 from fitting import REQUEST, fit, same_tensors
@@ -115,6 +116,26 @@ def test_methods_and_seeds_share_a_cache_and_a_changed_model_has_its_own(tmp_pat
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_adapters_share_the_cache_of_the_model_they_sit_on(tmp_path: Path) -> None:
+    model = zoo.model("llama")
+    for given in ({}, {"parameters": "lora"}, {"parameters": "lora", "seed": 1, "lora_rank": 4}):
+        fit("npo", model=model, max_steps=1, reference_cache=str(tmp_path), **given)
+    assert len(list(tmp_path.glob("*/logps-*.safetensors"))) == 1  # a fresh adapter adds nothing to the target
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda p: p["model.layers.0.mlp.down_proj.weight"][:, 5], lambda p: p["lm_head.weight"][11]]
+)
+def test_an_edit_of_one_column_or_row_is_another_model(edit: Any, tmp_path: Path) -> None:
+    folder, cache = zoo.save("llama", tmp_path / "target"), tmp_path / "cache"
+    model = LlamaForCausalLM.from_pretrained(folder)  # known by its files, which an edit in memory leaves as they are
+    fit("npo", model=model, max_steps=1, reference_cache=str(cache))
+    with torch.no_grad():
+        edit(dict(model.named_parameters())).add_(1.0)
+    fit("npo", model=model, max_steps=1, reference_cache=str(cache))
+    assert len(list(cache.iterdir())) == 2
+
+
 @pytest.mark.parametrize("name", ["npo", "kl_min", "undial"])
 @pytest.mark.parametrize("parameters", ["full", "lora"])
 def test_every_way_to_the_reference_gives_the_same_erasure(name: str, parameters: str, tmp_path: Path) -> None:
@@ -128,6 +149,27 @@ def test_every_way_to_the_reference_gives_the_same_erasure(name: str, parameters
     kept = fit(name, reference_cache=str(tmp_path), **given)
     read = fit(name, reference_cache=str(tmp_path), **given)
     assert same_tensors(kept, read)
+
+
+class GatedLlama(LlamaForCausalLM):
+    """Has a trained parameter of its own between body and head."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.gate = torch.nn.Parameter(torch.ones(config.hidden_size))
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **_: Any) -> CausalLMOutput:
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return CausalLMOutput(logits=self.lm_head(states * self.gate))
+
+
+@pytest.mark.parametrize("reference", ["cached", "resident"])
+def test_what_is_trained_beside_the_head_cannot_speak_for_the_target(reference: str) -> None:
+    model = GatedLlama(zoo.model("llama").config)
+    with pytest.raises(ModelError, match="gate: trained"):
+        fit("undial", model=model, max_steps=1, reference=reference)
+    fit("undial", model=model, max_steps=1, reference=reference, layers=("model.*", "lm_head.*"))
+    fit("npo", model=model, max_steps=1, reference=reference)  # reads no distributions
 
 
 def test_an_adapters_off_switch_needs_an_adapter() -> None:

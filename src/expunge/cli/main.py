@@ -6,11 +6,12 @@ damaged erasure, ..), 130 interrupted.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -75,15 +76,28 @@ def main() -> None:
             # A launcher ends all processes once one has failed: the main one mostly finds the same and is to say it.
             time.sleep(_GRACE)
             _say(f"process {distributed.process()}: {error}")
-        sys.exit(error.exit_code)
+        _end(error.exit_code)
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:  # typer turns Ctrl-C into this, without a word
             _interrupted()
-        if not stop.code:
-            distributed.leave()
+        if distributed.processes() > 1 and (stop.code is None or isinstance(stop.code, int)):
+            _end(stop.code or 0)
         raise
+
+
+def _end(code: int) -> NoReturn:
+    """Exit; one of several processes at once, since threads of torch that want Python's lock while Python shuts down
+    abort it, and a process that others wait for must be seen to have failed."""
+    if distributed.processes() > 1:
+        if not code:
+            distributed.leave()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _check_verb(arguments: list[str]) -> None:
@@ -98,7 +112,7 @@ def _check_verb(arguments: list[str]) -> None:
 def _interrupted() -> None:
     if distributed.is_main():
         _say("interrupted. Give the same command again to go on where it stopped.")
-    sys.exit(_INTERRUPTED)
+    _end(_INTERRUPTED)
 
 
 def _say(message: str) -> None:

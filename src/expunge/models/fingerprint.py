@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from expunge.training.sharding import Whole
-
 _VOLATILE = {
     "_name_or_path",
     "architectures",
@@ -118,14 +116,22 @@ def memory_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return _digest((name, f"{t.dtype}{tuple(t.shape)}", raw(t)) for name, t in sorted(tensors.items()))
 
 
-def values_digest(model: PreTrainedModel | Whole, *, sample: int = 64) -> str:
-    """Digest of evenly spread values of every parameter: cheap, and different once a model's weights were changed after
-    loading, which its files do not show."""
-    chosen = {}
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        chosen[name] = flat[:: max(1, len(flat) // sample)][:sample].clone()
-    return memory_digest(chosen)
+def values_digest(parameters: Iterable[tuple[str, torch.Tensor]], *, sample: int = 64) -> str:
+    """Digest of named parameters, another one once any of them was changed after loading, which a model's files do not
+    show. It is of spread values and of the sum of every row's bits, at a tenth of the cost of hashing them all: spread
+    values alone (often all of one column) miss an edit of a row or of a column."""
+    import torch
+
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    found = {}
+    for name, parameter in parameters:
+        values = parameter.detach().contiguous()
+        flat = values.reshape(-1)
+        rows, size = (values.flatten(0, -2) if values.ndim > 1 else flat[None]), values.itemsize
+        eights = rows.shape[-1] * size % 8 == rows.storage_offset() * size % 8 == 0
+        found[name] = flat[:: max(1, len(flat) // sample)][:sample].clone()
+        found[f"{name} rows"] = rows.view(integers[8 if eights else size]).sum(-1, dtype=torch.int64)
+    return memory_digest(found)
 
 
 SOURCE_FOLDER = "_expunge_source"

@@ -15,8 +15,8 @@ Forward = Callable[..., Any]
 
 
 class Halves:
-    """``states`` runs everything up to the output head, ``logits`` the head on states, with whatever the model's own
-    code does to its logits afterwards (soft caps, scales)."""
+    """``states`` runs the body, ``logits`` the head on its states, with whatever the model's own code does in between
+    and to its logits afterwards (scales, soft caps)."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -36,28 +36,39 @@ class Halves:
         return [p for p in self.model.parameters() if id(p) not in inside]
 
     def states(self, forward: Forward | None = None, **inputs: Any) -> Tensor:
-        """[B, S, H] what the head would see; ``forward`` is the model's own unless a wrapper is to be gone through."""
-        seen: list[Tensor] = []
+        """[B, S, H] what the body returns; ``forward`` is the model's own unless a wrapper is to be gone through."""
+        calls, outputs = 0, list[Any]()
 
-        def capture(states: Tensor, *_: Any, **__: Any) -> Tensor:
-            seen.append(states)
+        def skip(states: Tensor, *_: Any, **__: Any) -> Tensor:
+            nonlocal calls
+            calls += 1
             return states.new_zeros((*states.shape[:-1], 1))
 
         def remember(_: nn.Module, __: Any, output: Any) -> None:
-            self._output = type(output)
+            # Not what the head sees: `logits` runs what lies between the two (a scale, in some models) once more.
+            outputs.append(output)
 
         handle = self.body.register_forward_hook(remember)
         try:
-            with replaced(self.head, capture):
+            with replaced(self.head, skip):
                 (forward or self.model)(**inputs, use_cache=False)
         finally:
             handle.remove()
-        if len(seen) != 1:
+        if calls != 1:
             raise ModelError(
-                f"{type(self.model).__name__} calls its output head {len(seen)} times in a forward; expunge works on "
+                f"{type(self.model).__name__} calls its output head {calls} times in a forward; expunge works on "
                 "causal language models that call it once."
             )
-        return seen[0]
+        states = getattr(outputs[0], "last_hidden_state", None) if len(outputs) == 1 else None
+        if states is None:
+            raise ModelError(
+                f"{type(self.model).__name__} is not made of a body that returns last_hidden_state and a head: its "
+                f"input embeddings are in a {type(self.body).__name__}. expunge works on causal language models that "
+                "are (AutoModelForCausalLM)."
+            )
+        self._output = type(outputs[0])
+        found: Tensor = states
+        return found
 
     def logits(self, states: Tensor, *, forward: Forward | None = None, head: Forward | None = None) -> Tensor:
         """[n, V] float32 logits of states [n, H]; ``head`` takes the place of the head's own forward.

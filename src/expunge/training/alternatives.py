@@ -227,7 +227,7 @@ def _facts(forget: Sequence[Row], asked: Sequence[Row], context: Context, sampli
         "config": target.config,
         "tokenizer": target.tokenizer,
         "weights": target.weights,
-        "values": values_digest(context.model),
+        "values": values_digest(context.model.named_parameters()),
         "dtype": target.dtype,
         "quantization": target.quantization,
     }

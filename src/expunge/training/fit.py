@@ -38,10 +38,16 @@ from expunge.models.state import evaluating, preserved_randomness
 from expunge.training.alternatives import Context
 from expunge.training.arguments import training_arguments, uses_bfloat16
 from expunge.training.checkpoints import last_checkpoint
-from expunge.training.frozen import FrozenTarget, LiveTarget, StoredTarget, frozen_head, kinds_of
+from expunge.training.frozen import FrozenTarget, LiveTarget, StoredTarget, check_beside_head, frozen_head, kinds_of
 from expunge.training.optimizers import check_optimizer, own_overrides
 from expunge.training.packing import check_packing
-from expunge.training.parameters import float32_copies, lora_values, select_parameters, widened_parameters
+from expunge.training.parameters import (
+    float32_copies,
+    lora_values,
+    own_parameters,
+    select_parameters,
+    widened_parameters,
+)
 from expunge.training.references import STATES, ReferenceStore, fill
 from expunge.training.rows import Rows
 from expunge.training.run import History, Run
@@ -174,6 +180,7 @@ def _fit_full(
 ) -> WeightChange:
     names = select_parameters(model, trained_layers(loop.method, model, loop.run.settings))
     autocast = loop.autocast(model)
+    spill: Path | None = None
     with ExitStack() as stack:
         if loop.sharded:
             wide = widened_parameters(model, names, autocast=autocast)
@@ -325,6 +332,8 @@ class _Loop:
         if not any(kinds.values()):
             return None
         halves = Halves(bare)
+        if any(STATES in some for some in kinds.values()):
+            check_beside_head(halves)
         limit = most_tokens(bare.device, halves.vocabulary)
 
         def autocast() -> AbstractContextManager[Any]:
@@ -341,7 +350,7 @@ class _Loop:
             "config": self.manifest.target.config,
             "tokenizer": self.manifest.target.tokenizer,
             "weights": self.manifest.target.weights,
-            "values": values_digest(Whole(bare)),
+            "values": values_digest(own_parameters(Whole(bare))),
             "dtype": str(bare.dtype),
             "bfloat16_autocast": self.autocast(bare),
             "quantization": self.manifest.target.quantization,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from expunge.data.batches import Batch
 from expunge.data.encode import Example
+from expunge.errors import ModelError
 from expunge.models.halves import Forward, Halves
 from expunge.models.logprobs import token_logps
 from expunge.models.state import evaluating
@@ -49,6 +50,23 @@ def frozen_head(head: nn.Module) -> Forward | None:
         kept = copy.deepcopy(head).requires_grad_(False).eval()
     forward: Forward = kept.forward
     return forward
+
+
+def check_beside_head(halves: Halves) -> None:
+    """Refuse to train what logits depend on beside body and head: no copy of it would speak for the frozen target.
+
+    Raises:
+        ModelError: the trained parameters, by name.
+    """
+    in_head = {id(p) for p in halves.head.parameters()}
+    beside = {id(p) for p in halves.outside() if p.requires_grad} - in_head
+    names = [name for name, p in halves.model.named_parameters() if id(p) in beside]
+    if names:
+        raise ModelError(
+            f"{', '.join(names[:4])}{' ..' if len(names) > 4 else ''}: trained, beside the body and the output head of "
+            f"{type(halves.model).__name__}, and so the frozen target's distributions cannot be made from "
+            "its states. Leave them out (training.layers)."
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -127,6 +127,13 @@ def lora_values(model: PreTrainedModel, settings: TrainingSettings, patterns: Se
         "task_type": "CAUSAL_LM",
         "bias": "none",
     }
+
+
+def own_parameters(parameters: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters that a model has without the LoRA adapter around its layers, by the names they have then."""
+    for name in parameters:
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), parameters[name]
 
 
 def _matching(names: list[str], patterns: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ def check_sharding(settings: TrainingSettings, model: PreTrainedModel) -> None:
 
     Raises:
         ConfigError: all that is wrong, in one message.
+        ModelError: the model's layers cannot be told.
     """
     if settings.sharding == "none":
         return
@@ -42,6 +43,7 @@ def check_sharding(settings: TrainingSettings, model: PreTrainedModel) -> None:
         problems.append(f"training.reference={settings.reference} needs a whole model. Use cached.")
     if getattr(model.config, "quantization_config", None) is not None:
         problems.append("a quantised model's weights cannot be split. Load it with model.quantization=none.")
+    decoder_layers(model)
     if problems:
         raise ConfigError("\n".join(f"training.sharding=full: {problem}" for problem in problems))
 
@@ -56,6 +58,12 @@ def sharded_twin(
     While a layer is split, its parameters are there once more in full, and never those of all layers. Buffers are
     copied. On a GPU the model's own parameters wait in host memory; on exit they are where they were, unchanged.
     """
+    twin = _split(model, trained, widened)
+    with _in_host_memory(model):
+        yield twin
+
+
+def _split(model: PreTrainedModel, trained: Collection[str], widened: Collection[str]) -> Any:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -72,10 +80,8 @@ def sharded_twin(
                 parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         # The head, which sits in the root, runs several times within a forward and again at once in its backward.
         fully_shard(unit, mesh=mesh, reshard_after_forward=unit is not twin)
-    del aliases, wide
     twin._is_accelerate_prepared = True  # accelerate would wrap it for data-parallel processes
-    with _in_host_memory(model):
-        yield twin
+    return twin
 
 
 @contextmanager
