@@ -36,6 +36,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "lora_dropout": 0.0,
         "gradient_checkpointing": False,
         "packing": False,
+        "sharding": "none",
         "compile": False,
         "reference": "cached",
         "reference_cache": None,

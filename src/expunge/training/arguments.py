@@ -52,6 +52,10 @@ def training_arguments(
     )
     if args.n_gpu > 1:
         args._n_gpu = 1  # several GPUs in one process would wrap the model in DataParallel; use torchrun for them
+    if args.device == torch.device(
+        "cpu", 0
+    ):  # what several processes get; torch cannot load an optimizer's state to it
+        args.__dict__["_setup_devices"] = torch.device("cpu")
     return args
 
 
