@@ -8,6 +8,7 @@ formulas and share no code with the package.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,8 +94,10 @@ def train(
     batch: int,
     accumulation: int,
     rate: float,
-) -> None:
-    """``steps`` optimizer steps on ``model`` in place; ``rows`` are forget, retain and alternative."""
+) -> list[float]:
+    """``steps`` optimizer steps on ``model`` in place, and the time at the end of each; ``rows`` are forget, retain and
+    alternative."""
+    marks = []
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
@@ -112,3 +115,5 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        marks.append(time.perf_counter())
+    return marks

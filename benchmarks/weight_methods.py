@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
@@ -42,7 +43,7 @@ from expunge.training.step import Step
 
 METHODS = ("npo", "dpo", "kl_min", "undial")
 VOCABULARIES = (32_000, 128_256)
-BATCH, ACCUMULATION, RATE = 8, 2, 1e-4
+BATCH, ACCUMULATION, RATE = 8, 4, 1e-4
 EPOCHS = 5  # over which the one reference pass is counted
 SHAPE = "Llama, hidden 512, 8 layers, untied head"
 
@@ -87,26 +88,31 @@ class Clock:
         self.marks.setdefault(what, []).append(time.perf_counter())
 
 
-def ours(name: str | WeightMethod, model: Any, request: Request, steps: int, **settings: Any) -> tuple[float, float]:
-    """(seconds of the steps, seconds of the one reference pass)."""
+def ours(name: str | WeightMethod, model: Any, request: Request, steps: int, **settings: Any) -> tuple[Clock, float]:
+    """(when each step ended, seconds of the one reference pass)."""
     clock = Clock()
     given = {"learning_rate": RATE, "accumulation": ACCUMULATION, "epochs": 1, "max_steps": steps, **settings}
     method = make_method(name) if isinstance(name, str) else name
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(TrainingSettings(**given), Path(folder), progress=clock)  # type: ignore[arg-type]
+        run = Run(TrainingSettings(checkpoint_every=10**6, **given), Path(folder), progress=clock)  # type: ignore[arg-type]
         began = time.perf_counter()
         erasure = method.fit(model, TOKENIZER, request, run=run)
-    reference = float(erasure.details.get("reference_seconds", 0.0))
-    start = clock.marks["reference"][-1] if "reference" in clock.marks else began
-    return clock.marks["training"][-1] - start, reference
+    clock.marks["began"] = [began]
+    return clock, float(erasure.details.get("reference_seconds", 0.0))
 
 
-def theirs(name: str, model: Any, request: Request, steps: int) -> float:
-    """Seconds of the textbook's steps."""
+def loop_seconds(clock: Clock) -> float:
+    """All steps, from the end of the reference pass (where there is none, from the start)."""
+    start = clock.marks["reference"][-1] if "reference" in clock.marks else clock.marks["began"][0]
+    return clock.marks["training"][-1] - start
+
+
+def theirs(name: str, model: Any, request: Request, steps: int) -> list[float]:
+    """When each of the textbook's steps ended."""
     rows = textbook_rows(request)
-    began = time.perf_counter()
-    textbook.train(model, name, rows, pad_id(TOKENIZER), steps=steps, batch=BATCH, accumulation=ACCUMULATION, rate=RATE)
-    return time.perf_counter() - began
+    return textbook.train(
+        model, name, rows, pad_id(TOKENIZER), steps=steps, batch=BATCH, accumulation=ACCUMULATION, rate=RATE
+    )
 
 
 def textbook_rows(request: Request) -> dict[str, list[tuple[list[int], int]]]:
@@ -122,26 +128,24 @@ def textbook_rows(request: Request) -> dict[str, list[tuple[list[int], int]]]:
     }
 
 
-def speed(rounds: int = 2) -> dict[str, Any]:
-    """Rows per second of one optimizer step after another, ours with its share of the reference pass."""
+def speed(rounds: int = 1) -> dict[str, Any]:
+    """Rows per second of whole optimizer steps, ours with its share of the reference pass; each side's first step, in
+    which buffers are made, is not counted. Step by step in pairs."""
     rows = BATCH * ACCUMULATION
-    request, result = tofu(rows, rows), {}
+    request, result = tofu(rows * (rounds + 1), rows * (rounds + 1)), {}
     for vocabulary in VOCABULARIES:
         for name in METHODS:
-            pairs = []
-            for round_number in range(rounds + 1):
-                step, reference = ours(name, model_of(vocabulary), request, 1)
-                other = theirs(name, model_of(vocabulary), request, 1)
-                if round_number:  # the first pair warms up
-                    pairs.append((step + reference / EPOCHS, other))
-            ratios = sorted(b / a for a, b in pairs)
+            clock, reference = ours(name, model_of(vocabulary), request, rounds + 1)
+            own = [b - a + reference / EPOCHS / (rounds + 1) for a, b in pairwise(clock.marks["training"])]
+            other = [b - a for a, b in pairwise(theirs(name, model_of(vocabulary), request, rounds + 1))]
+            ratios = sorted(b / a for a, b in zip(own, other, strict=True))
             result[f"{name}_{vocabulary}"] = {
-                "ours_rows_per_second": round(2 * rows / median(a for a, _ in pairs), 3),
-                "textbook_rows_per_second": round(2 * rows / median(b for _, b in pairs), 3),
+                "ours_rows_per_second": round(2 * rows / median(own), 3),
+                "textbook_rows_per_second": round(2 * rows / median(other), 3),
                 "ratio": round(median(ratios), 3),
                 "ratio_min": round(ratios[0], 3),
                 "ratio_max": round(ratios[-1], 3),
-                "rounds": rounds,
+                "steps": rounds,
             }
             print(name, vocabulary, result[f"{name}_{vocabulary}"], flush=True)
     return result
@@ -177,8 +181,9 @@ def measured(*arguments: str) -> dict[str, float]:
 
 def peak(side: str, name: str, vocabulary: int) -> dict[str, float]:
     """What a fresh process measures of itself."""
-    rows = BATCH * ACCUMULATION
-    request = tofu(rows, rows)
+    global ACCUMULATION
+    ACCUMULATION = 1  # more forwards a step have the same peak
+    request = tofu(BATCH, BATCH)
     if side == "ours":
         import expunge.training.fit  # noqa: F401 - what is imported belongs to the size before
     before = status("VmRSS")
@@ -226,8 +231,8 @@ def overhead(rounds: int = 2, rows: int = 16) -> dict[str, Any]:
     for round_number in range(rounds + 1):
         times = []
         for method in ("npo", PlainFinetuning()):
-            steps, reference = ours(method, model_of(VOCABULARIES[0]), request, rows, epochs=EPOCHS, accumulation=1)
-            times.append(steps + reference)
+            clock, reference = ours(method, model_of(VOCABULARIES[0]), request, rows, epochs=EPOCHS, accumulation=1)
+            times.append(loop_seconds(clock) + reference)
         if round_number:
             pairs.append(times)
         print("overhead", times, flush=True)
@@ -275,8 +280,8 @@ def grow(what: str, size: int) -> dict[str, float]:
         )
     before = status("VmRSS")
     model = model_of(2_048, hidden=128, layers=4)
-    steps, reference = ours("npo", model, request, 10**6, max_length=2048, accumulation=1, checkpoint_every=10**6)
-    return {"seconds": round(steps + reference, 3), "mb": round((status("VmHWM") - before) / 2**20, 1)}
+    clock, reference = ours("npo", model, request, 10**6, max_length=2048, accumulation=1)
+    return {"seconds": round(loop_seconds(clock) + reference, 3), "mb": round((status("VmHWM") - before) / 2**20, 1)}
 
 
 TOKENIZER: Any = get_world("authors").tokenizer()

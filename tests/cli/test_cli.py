@@ -56,7 +56,11 @@ def test_one_method_shows_all_that_can_be_set(expunge_cli: Cli) -> None:
 
     one = json.loads(expunge_cli("methods", "npo", "--json").out)
     assert one["name"] == "npo"
-    assert {field["name"]: field["default"] for field in one["parameters"]} == {"beta": 0.1, "alpha": 1.0}
+    assert {field["name"]: field["default"] for field in one["parameters"]} == {
+        "alpha": 1.0,
+        "retain": "nll",
+        "beta": 0.1,
+    }
     shown = expunge_cli("methods", "npo").out
     for setting in ("method.beta", "method.alpha", *(f"training.{name}" for name in TrainingSettings.model_fields)):
         assert setting in shown
