@@ -16,7 +16,7 @@ def test_input_that_cannot_be_fitted_leaves_the_earlier_run_alone(tiny: Tiny, ex
     assert expunge_cli(*given, "-r", tiny.retain, *quick).code == 0
     before = {path.name for path in (tmp_path / "run").iterdir()}
     for wrong, message in (
-        ([], "holds on to retain rows"),
+        ([], "reads retain rows"),
         (["-r", tiny.retain, "training.layers=['*.nothing.*']"], "matches no parameter"),
         (["-r", tiny.retain, "training.optimizer=adam"], "no such optimizer"),
         (["-r", tiny.retain, "training.max_length=4"], "cannot be encoded"),
