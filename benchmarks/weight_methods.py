@@ -1,8 +1,9 @@
 """Weight-changing methods against textbook steps: rows per second, peak memory, and how both grow.
 
 Same TOFU rows (forget10 against retain90), same Llama shape of random weights, same optimiser and number of rows. Rates
-are paired rounds in one process and medians of their ratios; memory is each side in a fresh process: its peak, less its
-size before the model was made, less the bytes of parameters, gradients and optimiser states, which both sides need.
+are of single optimizer steps after a first one, in one process, and medians of their ratios. Memory is each side in a
+fresh process: its peak, less its size before the model was made, less the bytes of parameters, gradients and optimiser
+states, which both sides need.
 
 ``python -m benchmarks.weight_methods`` takes about 20 minutes on two cores. Parts: speed memory overhead growth.
 """

@@ -33,12 +33,6 @@ COLUMNS = {
         "model_utility": "model utility",
         "forget_extraction_strength": "extraction strength",
     },
-    "taboo": {
-        "harmful_harmful_rate": "harmful rate",
-        "holdout_harmful_rate": "held-out harmful rate",
-        "normal_perplexity": "normal perplexity",
-        "normal_exact": "normal answers right",
-    },
 }
 VARIANTS = {"preset": "the world's preset", "paper": "the paper's fields, the preset's training settings"}
 
@@ -60,7 +54,7 @@ def configurations(world: str, methods: list[str], seeds: int) -> Iterator[tuple
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", default=[])
-    parser.add_argument("--world", default="authors")
+    parser.add_argument("--world", choices=COLUMNS, default="authors")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/results"))
     parser.add_argument("--variant", choices=VARIANTS, help="run this one only")
@@ -133,13 +127,10 @@ _NOTES = {
         "Presets were first tried on two *other* authors (rows 0 to 39 of the retain rows, against a twin that never",
         "saw those; `benchmarks/tune_presets.py`, `benchmarks/results/tuning_authors.json`). What forgot those best",
         "passes the retrained model's truth ratios here (npo with beta 0.02: p .007; wga with beta 0.5: p .003, both",
-        "over-unlearned), so `npo wga satimp simnpo kl_min grad_diff` were then tuned on the very rows scored here:",
-        "this shows what a method can do here, not what to expect of it elsewhere. `paper` is the same training with",
-        "the method's own fields at the paper's values, where the preset changes any. Methods that collapse are",
+        "over-unlearned), so `npo wga pdu satimp simnpo kl_min grad_diff` were then tuned on the rows scored here: this",
+        "shows what a method can do here, not what to expect of it elsewhere. Rows marked `paper`, where there are any,",
+        "are the same training with the method's own fields at the paper's values. Methods that collapse are",
         "shown as they are; the verdict says so.",
-    ],
-    "taboo": [
-        "The stand-in for harm is a marked nonsense answer; held-out prompts are known to the target, in no request.",
     ],
 }
 

@@ -62,6 +62,12 @@ def answer_logprobs(model: nn.Module, batch: Batch, *, hits: bool = True) -> Ans
     return AnswerLogprobs(torch.cat(logps), rows, torch.cat(tops) if hits else None)
 
 
+def label_logps(halves: Halves, states: torch.Tensor, labels: torch.Tensor, most_tokens: int) -> torch.Tensor:
+    """[N] natural-log probability of each label after states [N, H], ``most_tokens`` of them at a time."""
+    parts = zip(states.split(most_tokens), labels.split(most_tokens), strict=True)
+    return torch.cat([token_logps(halves.logits(some), wanted) for some, wanted in parts])
+
+
 def token_logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """[n] natural-log probability of each label under logits [n, V]."""
     return -torch.nn.functional.cross_entropy(logits, labels, reduction="none")

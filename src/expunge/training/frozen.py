@@ -15,7 +15,7 @@ from expunge.data.batches import Batch
 from expunge.data.encode import Example
 from expunge.errors import ModelError
 from expunge.models.halves import Forward, Halves
-from expunge.models.logprobs import token_logps
+from expunge.models.logprobs import label_logps
 from expunge.models.state import evaluating
 from expunge.training.references import LOGPS, STATES, ReferenceStore, layer_kind
 from expunge.training.scoring import SIDES, Layout, Reference
@@ -137,7 +137,6 @@ class LiveTarget:
             logps = None
             if self.method.reference_logps:
                 labels = batch.input_ids[:, 1:][batch.answer_mask[:, 1:]]
-                parts = zip(states.split(self.most_tokens), labels.split(self.most_tokens), strict=True)
-                tokens = torch.cat([token_logps(self.halves.logits(part), some) for part, some in parts])
+                tokens = label_logps(self.halves, states, labels, self.most_tokens)
                 logps = torch.stack([part.sum() for part in tokens.split(list(layout.lengths))])
         return Reference(logps, states, self.head)

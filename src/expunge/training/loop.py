@@ -34,9 +34,7 @@ from expunge.training.arguments import training_arguments, uses_bfloat16
 from expunge.training.checkpoints import last_checkpoint
 from expunge.training.frozen import FrozenTarget, LiveTarget, StoredTarget, check_beside_head, frozen_head, kinds_of
 from expunge.training.optimizers import own_overrides
-from expunge.training.parameters import (
-    own_parameters,
-)
+from expunge.training.parameters import own_parameters
 from expunge.training.references import STATES, ReferenceStore, fill
 from expunge.training.rows import Rows
 from expunge.training.run import History, Run

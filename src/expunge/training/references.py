@@ -28,7 +28,7 @@ from expunge.distributed import gather, is_main, on_main, processes, share
 from expunge.errors import CacheError
 from expunge.files import write_json, writing
 from expunge.models.halves import Halves
-from expunge.models.logprobs import token_logps
+from expunge.models.logprobs import label_logps
 from expunge.models.state import evaluating
 from expunge.training.sharding import is_sharded, rest
 
@@ -66,7 +66,6 @@ class ReferenceStore:
     facts: Mapping[str, Any]
     folder: Path | None = None
     _held: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    _open: dict[str, list[Path]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.folder is None:
@@ -234,11 +233,8 @@ def _values(
             result[STATES] = _split(states.cpu(), answers)
         if LOGPS in kinds:
             labels = batch.input_ids[:, 1:][batch.answer_mask[:, 1:]]
-            logps = [
-                token_logps(halves.logits(part), some)
-                for part, some in zip(states.split(most_tokens), labels.split(most_tokens), strict=True)
-            ]
-            result[LOGPS] = [part.sum() for part in torch.cat(logps).cpu().split(answers)]
+            logps = label_logps(halves, states, labels, most_tokens)
+            result[LOGPS] = [part.sum() for part in logps.cpu().split(answers)]
     return result
 
 

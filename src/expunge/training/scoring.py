@@ -16,11 +16,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from expunge.errors import TrainingError
-from expunge.models.halves import Forward, Halves
+from expunge.models.halves import Forward, Halves, replaced
+from expunge.training.head_gradient import Attached, Sink
 from expunge.training.step import Logits, Side, Step, TokenFunction, Totals
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def score_answers(halves: Halves, states: Tensor, batched: Batched, forward: For
     """The loss over states [N, H] at the places that predict the N answer tokens, in row order."""
     layout, starts = batched.layout, batched.layout.token_starts
     outside = [p for p in halves.outside() if p.requires_grad]
-    sink = _Sink(halves.head, outside)
+    sink = Sink(halves.head, outside)
     grad = torch.zeros_like(states, dtype=torch.float32) if states.requires_grad else None
     others: list[Tensor | None] = [None] * len(sink.others)
     sums, observed = _Sums(), _Sums()
@@ -205,7 +206,7 @@ def score_answers(halves: Halves, states: Tensor, batched: Batched, forward: For
     reached = [(parameter, gradient) for parameter, gradient in known if gradient is not None]
     if grad is None and not reached:
         return Scored(value, sums.values, observed.values)
-    loss: Tensor = _Attached.apply(  # type: ignore[no-untyped-call]
+    loss: Tensor = Attached.apply(  # type: ignore[no-untyped-call]
         value, grad, [gradient for _, gradient in reached], states, *(p for p, _ in reached)
     )
     return Scored(loss, sums.values, observed.values)
@@ -328,77 +329,6 @@ class _Slice(Logits):
         return self.source.values(function, labels, self.begin, self.end, reference=reference)
 
 
-class _Sink:
-    """Where the gradient of a plain output head is added up over parts. Autograd would make a tensor as large as the
-    head for every part and add it; a product that adds to a buffer in place does the same in one go."""
-
-    def __init__(self, head: nn.Module, outside: list[nn.Parameter]) -> None:
-        self.taken: list[nn.Parameter] = []
-        self.grads: list[Tensor | None] = []
-        self.forward: Forward | None = None
-        weight = getattr(head, "weight", None)
-        if type(head) is nn.Linear and any(weight is p for p in outside):
-            self.taken = [p for p in head.parameters() if p.requires_grad]
-            self.grads = [None] * len(self.taken)
-            self.forward = self._linear
-        self.head = head
-        self.others = [p for p in outside if not any(p is t for t in self.taken)]
-
-    def add(self, grad: Tensor, states: Tensor) -> None:
-        """Add what logits with this gradient [n, V], made from states [n, H], owe to the head."""
-        for place, parameter in enumerate(self.taken):
-            into = self.grads[place]
-            if into is None:
-                into = self.grads[place] = torch.zeros_like(parameter, dtype=torch.float32)
-            if parameter.ndim == 1:
-                into += grad.sum(0)
-            elif into.dtype == grad.dtype:
-                into.addmm_(grad.t(), states)
-            else:
-                into += grad.t() @ states
-
-    def _linear(self, states: Tensor) -> Tensor:
-        logits: Tensor = _Head.apply(states, self.head.weight, self.head.bias, self)  # type: ignore[no-untyped-call]
-        return logits
-
-
-class _Head(torch.autograd.Function):
-    """A linear layer whose weights' gradient goes into a sink."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, sink: _Sink) -> Tensor:
-        ctx.save_for_backward(states, weight)
-        ctx.sink = sink
-        return nn.functional.linear(states, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:  # type: ignore[override]
-        states, weight = ctx.saved_tensors
-        ctx.sink.add(grad.flatten(0, -2), states.flatten(0, -2).to(grad.dtype))
-        return (grad @ weight.to(grad.dtype)).to(states.dtype), None, None, None
-
-
-class _Attached(torch.autograd.Function):
-    """A number whose gradients with respect to states and parameters are known already."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, grad: Tensor | None, grads: list[Tensor], states: Tensor, *parameters: Tensor
-    ) -> Tensor:
-        ctx.known = (grad, grads)
-        ctx.dtypes = (states.dtype, [p.dtype for p in parameters])
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        grad, grads = ctx.known
-        del ctx.known  # so that autograd may keep these tensors instead of copying them
-        of_states, of_parameters = ctx.dtypes
-        scaled = [g.mul_(factor).to(dtype) for g, dtype in zip(grads, of_parameters, strict=True)]
-        first = None if grad is None else grad.mul_(factor).to(of_states)
-        return None, None, None, first, *scaled
-
-
 def most_tokens(device: torch.device, vocabulary: int) -> int:
     """How many answer tokens' logits are in memory at a time."""
     return max(_LEAST_TOKENS, LOGIT_BYTES.get(device.type, LOGIT_BYTES["cuda"]) // (4 * vocabulary))
@@ -412,17 +342,10 @@ def scoring(model: PreTrainedModel) -> Iterator[None]:
     data-parallel or sharded processes) sees one forward and one backward.
     """
     own = model.forward
-    held = model.__dict__.get("forward")
 
     @functools.wraps(own)
     def forward(*arguments: Any, score: Callable[..., Any] | None = None, **inputs: Any) -> Any:
         return own(*arguments, **inputs) if score is None else score(own, inputs)
 
-    model.__dict__["forward"] = forward
-    try:
+    with replaced(model, forward):
         yield
-    finally:
-        if held is None:
-            model.__dict__.pop("forward", None)
-        else:
-            model.__dict__["forward"] = held
