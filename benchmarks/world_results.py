@@ -127,10 +127,10 @@ _NOTES = {
         "Presets were first tried on two *other* authors (rows 0 to 39 of the retain rows, against a twin that never",
         "saw those; `benchmarks/tune_presets.py`, `benchmarks/results/tuning_authors.json`). What forgot those best",
         "passes the retrained model's truth ratios here (npo with beta 0.02: p .007; wga with beta 0.5: p .003, both",
-        "over-unlearned), so `npo wga pdu satimp simnpo kl_min grad_diff` were then tuned on the rows scored here: this",
-        "shows what a method can do here, not what to expect of it elsewhere. Rows marked `paper`, where there are any,",
-        "are the same training with the method's own fields at the paper's values. Methods that collapse are",
-        "shown as they are; the verdict says so.",
+        "over-unlearned), so `npo wga pdu satimp simnpo kl_min grad_diff` were then tuned on the rows scored here:",
+        "this shows what a method can do here, not what to expect of it elsewhere. Rows marked `paper`, where there",
+        "are any, are the same training with the method's own fields at the paper's values. Methods that collapse",
+        "are shown as they are; the verdict says so.",
     ],
 }
 
