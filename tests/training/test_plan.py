@@ -41,7 +41,7 @@ WORK = Work(
     longest=25,
     steps=3,
     forwards=6,
-    accumulation=2,
+    step_forwards=2,
     forward_tokens=600,
     forward_squares=6000,
     forward_answers=300,
@@ -108,7 +108,7 @@ def test_checkpointing_keeps_one_layer_and_the_input_of_each() -> None:
 
 def test_gradients_take_the_place_of_activations_where_a_step_is_one_forward() -> None:
     # all but the head's, which is there first
-    assert parts(plan(work=replace(WORK, accumulation=1)))["overlap"] == -(4000 - 800)
+    assert parts(plan(work=replace(WORK, step_forwards=1)))["overlap"] == -(4000 - 800)
 
 
 def test_lora_trains_its_own_numbers_alone() -> None:

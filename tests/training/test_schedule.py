@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from expunge.training.schedule import Schedule, make_schedule, rate_factor
+from expunge.training.schedule import Schedule, cuts, make_schedule, rate_factor
 from expunge.training.settings import TrainingSettings
 
 
-def lay_out(forget: int | list[int], retain: int | list[int], lead: str = "forget", **changed: Any) -> Schedule:
+def lay_out(
+    forget: int | list[int], retain: int | list[int], lead: str = "forget", worth: int | None = None, **changed: Any
+) -> Schedule:
     settings = TrainingSettings(**{"forget_batch": 4, "retain_batch": 4, "accumulation": 2, "epochs": 3, **changed})
     lengths = [[5] * side if isinstance(side, int) else side for side in (forget, retain)]
-    return make_schedule(settings, forget_lengths=lengths[0], retain_lengths=lengths[1], lead=lead)
+    return make_schedule(settings, forget_lengths=lengths[0], retain_lengths=lengths[1], lead=lead, worth=worth)
 
 
 def forget_rows(schedule: Schedule) -> list[int]:
@@ -130,6 +132,53 @@ def test_rows_of_a_step_are_dealt_by_length() -> None:
     # Lengths 1..8 in one step of two forwards: the long four together, the short four together, longest first.
     (first, second) = lay_out([1, 2, 3, 4, 5, 6, 7, 8], 0, epochs=1).micros()
     assert (first.forget, second.forget) == ((7, 6, 5, 4), (3, 2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "worth", "most", "expected"),
+    [
+        # 4 x 9 = 36 tokens for 9 + 8 + 2 + 1 = 20; in two: 2 x 9 + 2 x 2 = 22; in three: 9 + 8 + 2 x 2 = 21
+        ([9, 8, 2, 1], 13, 3, [0, 2, 4]),  # the second cut saves one token, the first 14
+        ([9, 8, 2, 1], 14, 3, [0, 4]),  # saves no more than it costs
+        ([9, 8, 2, 1], 0, 3, [0, 1, 2, 4]),
+        ([9, 8, 2, 1], 0, 2, [0, 2, 4]),
+        ([9, 8, 2, 1], 0, 4, [0, 1, 2, 3, 4]),
+        ([5, 5, 5], 0, 3, [0, 3]),
+        ([7], 0, 3, [0, 1]),
+        ([], 0, 3, [0, 0]),
+    ],
+)
+def test_rows_are_cut_where_padding_costs_more_than_a_forward(
+    lengths: list[int], worth: int, most: int, expected: list[int]
+) -> None:
+    assert cuts(lengths, worth, most) == expected
+
+
+def test_a_forward_of_long_and_short_rows_becomes_several() -> None:
+    # One step of one forward: forget rows 0 (9 tokens) and 1 (2), retain rows 0 (8) and 1 (1). Cut after the long two.
+    plain = lay_out([9, 2], [8, 1], epochs=1)
+    cut = lay_out([9, 2], [8, 1], epochs=1, worth=5)
+    assert (plain.forwards(), cut.forwards(), cut.forwards(2)) == (1, 2, 1)
+    assert [(m.forget, m.retain) for m in plain.micros()] == [((0, 1), (0, 1))]
+    assert [(m.forget, m.retain) for m in cut.micros()] == [((0,), (0,)), ((1,), (1,))]
+    assert cut.batches == plain.batches
+    # a piece may hold rows of one side alone
+    assert [(m.forget, m.retain) for m in lay_out([9, 9], [1, 1], epochs=1, worth=5).micros()] == [
+        ((0, 1), ()),
+        ((), (0, 1)),
+    ]
+
+
+def test_steps_have_one_number_of_forwards_though_some_are_not_cut() -> None:
+    # steps of 4 rows: one of 9, 9, 1, 1 tokens is cut, one of four alike is not and begins with an empty forward
+    schedule = lay_out([9, 9, 1, 1, 9, 9, 1, 1], 0, epochs=1, accumulation=1, worth=5)
+    each = schedule.forwards()
+    for number, batch in enumerate(schedule.batches):
+        parts = schedule.micros()[number * each : (number + 1) * each]
+        assert sorted(row for m in parts for row in m.forget) == sorted(batch.forget)
+        assert parts[-1]
+    alike = lay_out([9] * 4 + [1] * 4, 0, epochs=1, accumulation=1, worth=1000)
+    assert alike.forwards() == 1
 
 
 def test_retain_rows_can_lead() -> None:

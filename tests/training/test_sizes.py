@@ -106,7 +106,7 @@ def test_a_method_that_reads_a_layer_runs_no_further() -> None:
 def test_forwards_are_those_of_the_schedule() -> None:
     # two epochs of four rows, two and two a forward: four forwards, two a step
     found = sizes().work(settings(epochs=2, accumulation=2))
-    assert (found.steps, found.forwards, found.accumulation) == (4 // 2, 4, 2)
+    assert (found.steps, found.forwards, found.step_forwards) == (4 // 2, 4, 2)
     assert found.rows == {"forget": 4, "retain": 6}
     assert found.tokens == {"forget": 10 + 11 + 12 + 13, "retain": 20 + 21 + 22 + 23 + 24 + 25}
     assert found.answer_tokens == {"forget": 16, "retain": 36}

@@ -14,8 +14,10 @@ from expunge.data.encode import encode_all
 from expunge.data.template import Template
 from expunge.errors import ConfigError, TrainingError
 from expunge.methods.interface import Paper, method_fields
+from expunge.methods.registry import method_names
 from expunge.methods.weight_method import WeightMethod
 from expunge.requests import Request, Row
+from expunge.training import schedule
 from expunge.training.checkpoints import last_checkpoint
 from expunge.training.step import Step
 from fitting import REQUEST, fit, rows, snapshot
@@ -90,6 +92,26 @@ def test_accumulating_4_x_2_is_8_x_1(tmp_path: Path, method: str, parameters: st
         model = zoo.model("llama")
         moved = max(float((fits[0].tensors[n] - p.detach()).abs().max()) for n, p in model.named_parameters())
         assert moved > 1e-3  # so that the tolerance above means something
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_cutting_a_forward_by_length_changes_no_update(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One forward of 8 + 8 rows a step, of 10 to 28 tokens, against pieces wherever they save a token.
+    request, small = Request(forget=rows(8, "forget"), retain=rows(8, "retain")), {**SGD, "learning_rate": 0.02}
+    values = {"rmu": {"layer": 1}, "pdu": {"eps": 0.5}}.get(method)
+    fits, logs = [], []
+    for name, worth in (("whole", {}), ("cut", {"cpu": 1})):
+        monkeypatch.setattr(schedule, "_WORTH", worth)
+        (tmp_path / name).mkdir()
+        sizes = {"forget_batch": 8, "retain_batch": 8, "epochs": 2, "max_grad_norm": 0}
+        fits.append(fit(method, values, request=request, folder=tmp_path / name, **sizes, **small))
+        logs.append([line for line in read_history(tmp_path / name) if "loss" in line])
+    for name, tensor in fits[0].tensors.items():
+        torch.testing.assert_close(fits[1].tensors[name], tensor, atol=2e-6, rtol=0)
+    for one, two in zip(*logs, strict=True):
+        assert two == pytest.approx(one, rel=2e-4, abs=1e-6)
 
 
 def test_a_padded_row_is_a_row_alone(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from expunge.training.parameters import (
     widened_parameters,
 )
 from expunge.training.run import Run
-from expunge.training.schedule import make_schedule
+from expunge.training.schedule import make_schedule, worth_a_forward
 from expunge.training.sharding import Whole, check_sharding, sharded_twin
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def fit_weights(
         retain_lengths=sides["retain"].lengths,
         lead=lead,
         whole_epochs=method.whole_epochs,
+        worth=worth_a_forward(settings, model.device.type),
     )
     if schedule.steps < _FEW_STEPS:
         log.warning(

@@ -60,7 +60,8 @@ class Work:
     """What a run's forwards come to. Tokens of a forward are counted with their padding.
 
     ``rows``, ``tokens`` and ``answer_tokens`` are of each side's rows, each counted once; ``longest`` the tokens of the
-    longest row. ``forward_tokens`` and ``forward_squares`` (rows times squared width) are sums over all forwards,
+    longest row; ``step_forwards`` the most forwards of one optimizer step.
+    ``forward_tokens`` and ``forward_squares`` (rows times squared width) are sums over all forwards,
     ``most_*`` those of the largest. ``reference_tokens`` are of the rows that the frozen target is asked about once,
     ``reference_states`` the tokens whose states are kept. ``generation`` are the bytes of keys, values and logits of a
     batch of greedy answers.
@@ -72,7 +73,7 @@ class Work:
     longest: int
     steps: int
     forwards: int
-    accumulation: int
+    step_forwards: int
     forward_tokens: int
     forward_squares: int
     forward_answers: int
@@ -258,7 +259,7 @@ def _memory(
     head = WIDE * shape.head if shape.trains_head else 0
     logits = (_PAIRED_COPIES if work.reference_states else _LOGIT_COPIES) * held + head
     # While a step's only forward goes back, gradients appear as activations go; the head's is there from the start.
-    shared = min(max(gradients - head, 0), activations) if work.accumulation == 1 else 0
+    shared = min(max(gradients - head, 0), activations) if work.step_forwards == 1 else 0
     reference = (head if work.reference_states else 0) + (loaded if settings.reference == "resident" else 0)
     states = WIDE * work.reference_states * shape.hidden if settings.reference == "cached" else 0
     on_device = 0 if gpu else 1

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from expunge.training.settings import TrainingSettings
+
+_WORTH = {"cpu": 128, "cuda": 2048}
+_MOST_PIECES = 3  # of a forward; more save little
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,9 @@ class Schedule:
     """All rows of a run in order: ``batches`` holds the rows of each optimizer step, both sides longest first.
 
     ``sizes`` are the forget and retain rows of one forward, ``accumulation`` the most forwards of a step;
-    ``steps_per_epoch`` is a fraction where an epoch ends inside a step; ``epochs`` is how many there are.
+    ``steps_per_epoch`` is a fraction where an epoch ends inside a step; ``epochs`` is how many there are. A forward
+    whose rows differ in length is cut into several where each saves more than ``worth`` tokens of padding (None:
+    never); ``lengths`` are the token counts of forget and retain rows.
     """
 
     batches: tuple[Micro, ...]
@@ -44,6 +50,8 @@ class Schedule:
     accumulation: int
     steps_per_epoch: float
     epochs: float
+    lengths: tuple[Sequence[int], Sequence[int]] = field(default=((), ()), repr=False)
+    worth: int | None = None
 
     @property
     def steps(self) -> int:
@@ -54,8 +62,16 @@ class Schedule:
         return round(min(step / self.steps_per_epoch, self.epochs), 4)
 
     def forwards(self, processes: int = 1) -> int:
-        """Forwards of one optimizer step in each of so many processes."""
-        return math.ceil(self.accumulation / processes)
+        """Most forwards of one optimizer step in each of so many processes."""
+        return max(map(len, self._dealt), default=1) if processes == 1 else math.ceil(self.accumulation / processes)
+
+    @cached_property
+    def _dealt(self) -> list[list[Micro]]:
+        """What one process runs in each step."""
+        return [
+            [piece for micro in self._deal(batch, self.accumulation, 1) for piece in self._by_length(micro)]
+            for batch in self.batches
+        ]
 
     def micros(self, process: int = 0, processes: int = 1) -> tuple[Micro, ...]:
         """What one of several processes runs: :meth:`forwards` a step, in order.
@@ -65,8 +81,8 @@ class Schedule:
         """
         count = self.forwards(processes) * processes
         result: list[Micro] = []
-        for batch in self.batches:
-            dealt = self._deal(batch, count, processes)
+        for number, batch in enumerate(self.batches):
+            dealt = self._dealt[number] if processes == 1 else self._deal(batch, count, processes)
             slots = [*[Micro(epoch=batch.epoch)] * (count - len(dealt)), *dealt]
             result.extend(slots[process::processes])
         return tuple(result)
@@ -90,6 +106,54 @@ class Schedule:
             Micro(batch.forget[f], batch.retain[r], batch.visits[f], batch.epoch)
             for f, r in zip(forget, retain, strict=True)
         ]
+
+    def _by_length(self, micro: Micro) -> list[Micro]:
+        """The rows of a forward in several with less padding. Losses are sums over rows divided by what the whole
+        step counts, so this changes no result either."""
+        if self.worth is None:
+            return [micro]
+        rows = [
+            (self.lengths[side][row], side, place) for side in (0, 1) for place, row in enumerate(micro.sides[side])
+        ]
+        rows.sort(key=lambda row: -row[0])
+        pieces = []
+        for begin, end in pairwise(cuts([length for length, _, _ in rows], self.worth, _MOST_PIECES)):
+            forget, retain = (
+                sorted(place for _, side, place in rows[begin:end] if side == wanted) for wanted in (0, 1)
+            )
+            pieces.append(
+                Micro(
+                    tuple(micro.forget[place] for place in forget),
+                    tuple(micro.retain[place] for place in retain),
+                    tuple(micro.visits[place] for place in forget),
+                    micro.epoch,
+                )
+            )
+        return pieces
+
+
+def worth_a_forward(settings: TrainingSettings, device: str) -> int | None:
+    """The padding, in tokens, that costs more than one more forward, whose gradients are added to those before and
+    whose smaller products leave a GPU idle. None where nothing is padded or no such number is known."""
+    return None if settings.packing else _WORTH.get(device)
+
+
+def cuts(lengths: Sequence[int], worth: int, most: int) -> list[int]:
+    """Where to cut rows of these lengths, longest first, into at most ``most`` pieces of which each is padded to its
+    own longest: the least padding, where every cut counts as ``worth`` tokens. 0 and the number of rows are included.
+    """
+    count = len(lengths)
+    if count * max(lengths, default=0) - sum(lengths) <= worth:
+        return [0, count]
+    # best[i]: (padded tokens of rows i.. and worth of their cuts, those cuts) in at most so many pieces
+    best = [((count - i) * lengths[i], [count]) for i in range(count)] + [(0, [])]
+    for _ in range(most - 1):
+        for i in range(count):  # from the front, so that best[j > i] still has one piece fewer
+            for j in range(i + 1, count):
+                padded = (j - i) * lengths[i] + worth + best[j][0]
+                if padded < best[i][0]:
+                    best[i] = (padded, [j, *best[j][1]])
+    return [0, *best[0][1]]
 
 
 def rate_factor(step: int, steps: int, warmup: int, shape: str) -> float:
@@ -115,14 +179,15 @@ def make_schedule(
     retain_lengths: Sequence[int],
     lead: str = "forget",
     whole_epochs: bool = False,
+    worth: int | None = None,
 ) -> Schedule:
     """Lay out a run: every epoch is one shuffled pass over the lead rows, with equally many rows of the other side
     drawn from shuffled passes of their own (in the ratio of the two batch sizes where these differ).
 
     Batches run on from one epoch into the next, so that all are full but the last; with ``whole_epochs`` they end
     where an epoch ends. ``*_lengths`` are token counts; an empty side stays empty. ``lead`` is ``forget`` or
-    ``retain``. Where an epoch has fewer forwards than ``accumulation``, that many make an optimizer step, so that every
-    epoch has one.
+    ``retain``. ``worth`` is the padding that costs more than a forward (:func:`worth_a_forward`). Where an epoch has
+    fewer forwards than ``accumulation``, that many make an optimizer step, so that every epoch has one.
     """
     lengths = {"forget": forget_lengths, "retain": retain_lengths}
     sizes = {"forget": settings.forget_batch, "retain": settings.retain_batch}
@@ -159,6 +224,8 @@ def make_schedule(
         accumulation,
         math.ceil(rows / per_step) if whole_epochs else rows / per_step,
         begin / rows,
+        (tuple(forget_lengths), tuple(retain_lengths)),
+        worth,
     )
 
 

@@ -15,7 +15,7 @@ from expunge.training.frozen import kinds_of
 from expunge.training.parameters import lora_values, select_parameters
 from expunge.training.plan import WIDE, Shape, Work
 from expunge.training.references import LOGPS
-from expunge.training.schedule import make_schedule
+from expunge.training.schedule import make_schedule, worth_a_forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,6 +189,7 @@ class RunSizes:
             forget_lengths=[len(e.input_ids) for e in rows.forget],
             retain_lengths=[len(e.input_ids) for e in rows.retain],
             whole_epochs=method.whole_epochs,
+            worth=worth_a_forward(settings, "cpu" if self.free is None else "cuda"),
         )
         tokens: list[int] = []
         squares: list[int] = []
@@ -212,7 +213,7 @@ class RunSizes:
             longest=max((len(e.input_ids) for found in sides.values() for e in found), default=0),
             steps=schedule.steps,
             forwards=sum(1 for count in tokens if count),
-            accumulation=schedule.accumulation,
+            step_forwards=schedule.forwards(),
             forward_tokens=sum(tokens),
             forward_squares=sum(squares),
             forward_answers=sum(answers),
