@@ -8,7 +8,6 @@ formulas and share no code with the package.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -94,10 +93,10 @@ def train(
     batch: int,
     accumulation: int,
     rate: float,
-) -> list[float]:
-    """``steps`` optimizer steps on ``model`` in place, and the time at the end of each; ``rows`` are forget, retain and
-    alternative."""
-    marks = []
+    after_step: Callable[[], None],
+) -> None:
+    """``steps`` optimizer steps on ``model`` in place, ``after_step`` called at the end of each; ``rows`` are forget,
+    retain and alternative."""
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
@@ -115,5 +114,4 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        marks.append(time.perf_counter())
-    return marks
+        after_step()

@@ -1,11 +1,11 @@
 """Weight-changing methods against textbook steps: rows per second, peak memory, and how both grow.
 
 Same TOFU rows (forget10 against retain90), same Llama shape of random weights, same optimiser and number of rows. Rates
-are of single optimizer steps after a first one, in one process, and medians of their ratios. Memory is each side in a
-fresh process: its peak, less its size before the model was made, less the bytes of parameters, gradients and optimiser
-states, which both sides need.
+are of single optimizer steps after a first one, taken in turn in one process, and medians of their ratios. Memory is
+each side in a fresh process: its peak, less its size before the model was made, less the bytes of parameters, gradients
+and optimiser states, which both sides need.
 
-``python -m benchmarks.weight_methods`` takes about 20 minutes on two cores. Parts: speed memory overhead growth.
+``python -m benchmarks.weight_methods`` takes about 40 minutes on two cores. Parts: speed memory overhead growth.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from threading import Semaphore
 from typing import Any, ClassVar
 
 import torch
@@ -46,6 +47,7 @@ METHODS = ("npo", "dpo", "kl_min", "undial")
 VOCABULARIES = (32_000, 128_256)
 BATCH, ACCUMULATION, RATE = 8, 4, 1e-4
 EPOCHS = 5  # over which the one reference pass is counted
+_PATIENCE = 600
 SHAPE = "Llama, hidden 512, 8 layers, untied head"
 
 
@@ -79,19 +81,47 @@ def tofu(forget: int, retain: int) -> Request:
     return Request(forget=some(rows[3600:], forget), retain=some(rows[:3600], retain))
 
 
+class Turns:
+    """Two loops that take their optimizer steps in turn, each timed while the other waits: what else the machine does
+    meets both alike."""
+
+    def __init__(self) -> None:
+        self._turn = {"ours": Semaphore(1), "textbook": Semaphore(0)}
+        self._began = 0.0
+        self.seconds: dict[str, list[float]] = {"ours": [], "textbook": []}
+
+    def begin(self, side: str) -> None:
+        """Wait for the other side's step to end."""
+        if not self._turn[side].acquire(timeout=_PATIENCE):
+            raise RuntimeError(f"{side} waited {_PATIENCE} s for a step of the other side")
+        self._began = time.perf_counter()
+
+    def end(self, side: str, *, last: bool) -> None:
+        """One step is done: the other side's turn, and after it this one's again."""
+        self.seconds[side].append(time.perf_counter() - self._began)
+        self._turn["textbook" if side == "ours" else "ours"].release()
+        if not last:
+            self.begin(side)
+
+
 @dataclass
 class Clock:
     """When the last reference and every optimizer step ended."""
 
     marks: dict[str, list[float]] = field(default_factory=dict)
+    turns: Turns | None = None
 
-    def __call__(self, done: int, total: int, what: str) -> None:  # noqa: ARG002
+    def __call__(self, done: int, total: int, what: str) -> None:
         self.marks.setdefault(what, []).append(time.perf_counter())
+        if what == "training" and self.turns:
+            self.turns.end("ours", last=done == total)
 
 
-def ours(name: str | WeightMethod, model: Any, request: Request, steps: int, **settings: Any) -> tuple[Clock, float]:
+def ours(
+    name: str | WeightMethod, model: Any, request: Request, steps: int, turns: Turns | None = None, **settings: Any
+) -> tuple[Clock, float]:
     """(when each step ended, seconds of the one reference pass)."""
-    clock = Clock()
+    clock = Clock(turns=turns)
     given = {"learning_rate": RATE, "accumulation": ACCUMULATION, "epochs": 1, "max_steps": steps, **settings}
     method = make_method(name) if isinstance(name, str) else name
     with tempfile.TemporaryDirectory() as folder:
@@ -108,11 +138,27 @@ def loop_seconds(clock: Clock) -> float:
     return clock.marks["training"][-1] - start
 
 
-def theirs(name: str, model: Any, request: Request, steps: int) -> list[float]:
-    """When each of the textbook's steps ended."""
-    rows = textbook_rows(request)
-    return textbook.train(
-        model, name, rows, pad_id(TOKENIZER), steps=steps, batch=BATCH, accumulation=ACCUMULATION, rate=RATE
+def theirs(name: str, model: Any, request: Request, steps: int, turns: Turns | None = None) -> None:
+    """The textbook's loop over the same rows."""
+    left = iter(reversed(range(steps)))
+
+    def after_step() -> None:
+        last = next(left) == 0
+        if turns:
+            turns.end("textbook", last=last)
+
+    if turns:
+        turns.begin("textbook")
+    textbook.train(
+        model,
+        name,
+        textbook_rows(request),
+        pad_id(TOKENIZER),
+        steps=steps,
+        batch=BATCH,
+        accumulation=ACCUMULATION,
+        rate=RATE,
+        after_step=after_step,
     )
 
 
@@ -129,20 +175,26 @@ def textbook_rows(request: Request) -> dict[str, list[tuple[list[int], int]]]:
     }
 
 
-def speed(rounds: int = 1) -> dict[str, Any]:
+def speed(rounds: int = 3) -> dict[str, Any]:
     """Rows per second of whole optimizer steps, ours with its share of the reference pass; each side's first step, in
-    which buffers are made, is not counted. Step by step in pairs."""
+    which buffers are made, is not counted."""
     rows = BATCH * ACCUMULATION
     request, result = tofu(rows * (rounds + 1), rows * (rounds + 1)), {}
     for vocabulary in VOCABULARIES:
         for name in METHODS:
-            clock, reference = ours(name, model_of(vocabulary), request, rounds + 1)
-            own = [b - a + reference / EPOCHS / (rounds + 1) for a, b in pairwise(clock.marks["training"])]
-            other = [b - a for a, b in pairwise(theirs(name, model_of(vocabulary), request, rounds + 1))]
-            ratios = sorted(b / a for a, b in zip(own, other, strict=True))
+            turns = Turns()
+            with ThreadPoolExecutor(1) as pool:
+                other = pool.submit(theirs, name, model_of(vocabulary), request, rounds + 1, turns)
+                turns.begin("ours")
+                _, reference = ours(name, model_of(vocabulary), request, rounds + 1, turns)
+                other.result()
+            share = reference / EPOCHS / (rounds + 1)
+            mine = [seconds + share for seconds in turns.seconds["ours"][1:]]
+            textbooks = turns.seconds["textbook"][1:]
+            ratios = sorted(b / a for a, b in zip(mine, textbooks, strict=True))
             result[f"{name}_{vocabulary}"] = {
-                "ours_rows_per_second": round(2 * rows / median(own), 3),
-                "textbook_rows_per_second": round(2 * rows / median(other), 3),
+                "ours_rows_per_second": round(2 * rows / median(mine), 3),
+                "textbook_rows_per_second": round(2 * rows / median(textbooks), 3),
                 "ratio": round(median(ratios), 3),
                 "ratio_min": round(ratios[0], 3),
                 "ratio_max": round(ratios[-1], 3),
