@@ -63,7 +63,7 @@ def down_projections(model: nn.Module, layers: Iterable[int]) -> list[str]:
             raise ModelError(f"{type(model).__name__} has no layer {number}: it has layers 0 to {len(found) - 1}.")
         prefix, layer = found[number]
         names = [name for name, parameter in layer.named_parameters() if parameter.ndim >= 2]
-        down = [f"{prefix}.{name}" for name in names if _is_down_projection(name)]
+        down = [f"{prefix}.{name}" for name in names if is_down_projection(name)]
         if not down:
             raise ModelError(
                 f"no MLP down projection is recognised in layer {number} of {type(model).__name__}: it has "
@@ -74,7 +74,8 @@ def down_projections(model: nn.Module, layers: Iterable[int]) -> list[str]:
     return chosen
 
 
-def _is_down_projection(name: str) -> bool:
+def is_down_projection(name: str) -> bool:
+    """Whether a parameter of a decoder layer, by its name there, is the weight of an MLP's last matrix."""
     parts = [part for part in name.split(".") if part != "base_layer"]  # PEFT's name for the layer it wraps
     if parts[-1] == "weight":
         parts.pop()

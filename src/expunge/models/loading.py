@@ -99,13 +99,15 @@ def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrai
     return model
 
 
-def load_tokenizer(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the model."""
+def load_tokenizer(
+    spec: ModelSpec | str | Path, *, role: str = "target", weights: bool = True
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside the model. A folder without weights is refused, unless ``weights`` is False."""
     from transformers import AutoTokenizer
 
     spec = _spec(spec)
     source = resolve(spec.path, role=role)
-    check_folder(source, role=role)
+    check_folder(source, role=role, weights=weights)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, trust_remote_code=spec.trust_remote_code
@@ -154,8 +156,9 @@ def resolve(path: str, *, role: str) -> str:
     return str(world.target_folder if role == "target" else world.retrained_folder)
 
 
-def check_folder(source: str, *, role: str = "target") -> None:
-    """Name what is missing from a model folder, before transformers does so at length. A hub id passes."""
+def check_folder(source: str, *, role: str = "target", weights: bool = True) -> None:
+    """Name what is missing from a model folder, before transformers does so at length. A hub id passes. ``weights`` says
+    whether there must be some."""
     if not source:
         raise ModelError(f"the {role} model's path is empty. Pass a folder or a hub id (owner/name).")
     folder = Path(source)
@@ -168,7 +171,7 @@ def check_folder(source: str, *, role: str = "target") -> None:
     missing = []
     if not (folder / "config.json").is_file():
         missing.append("config.json")
-    if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
+    if weights and not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
         missing.append("weights (model.safetensors)")
     if missing:
         raise ModelError(

@@ -45,7 +45,7 @@ def answer_logprobs(model: nn.Module, batch: Batch, *, hits: bool = True) -> Ans
     predicts[:, :-1] = batch.answer_mask[:, 1:]
     labels = batch.input_ids[:, 1:][batch.answer_mask[:, 1:]]
     kwargs: dict[str, Any] = {}
-    if batch.side == "left" and _takes_positions(model):
+    if batch.side == "left" and takes_positions(model):
         kwargs["position_ids"] = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
     halves = Halves(model)
     states = halves.states(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **kwargs)
@@ -73,7 +73,7 @@ def token_logps(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
-def _takes_positions(model: Any) -> bool:
+def takes_positions(model: Any) -> bool:
     import inspect
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
