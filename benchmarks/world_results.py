@@ -78,8 +78,9 @@ def main() -> None:
         kept = {key: scores[key] for key in ("rows", "verdict", "seconds")}
         found[f"{name}/{variant}"] = {"seeds": len(list(folder.glob("seed-*"))), **kept}
     RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"runs": found, "environment": environment}, indent=1)
-    (RESULTS / f"world_{options.world}.json").write_text(text + "\n")
+    runs = ",\n".join(f"  {json.dumps(key)}: {json.dumps(run)}" for key, run in found.items())
+    text = f'{{"runs": {{\n{runs}\n}},\n"environment": {json.dumps(environment)}}}\n'
+    (RESULTS / f"world_{options.world}.json").write_text(text)
     (DOCS / f"results_{options.world}.md").write_text(page(options.world, found, environment))
 
 
