@@ -46,7 +46,7 @@ def main() -> None:
     for kind, extra in (("full", {}), ("lora", LORA)):
         for seed in seeds:
             config = preset("taboo", "sku", seeds=[seed], overrides=[f"{k}={v}" for k, v in extra.items()])
-            fields = {**config.method.options, "stage": "harmful"}
+            fields = {**config.method.options, "stage": "harmful", "scale": 1.0}
             run = Run(config.with_seed(seed).training, template=parts.template, references=parts.references)
             harmful: Any = make_method("sku", fields).fit(parts.target, parts.tokenizer, parts.request, run=run)
             for scale in SCALES:
@@ -95,6 +95,7 @@ def page(written: dict[str, Any]) -> str:
         "harmful copy a seed, with the preset (LoRA: rank 8, learning rate 3e-3), medians over seeds (smallest to",
         "largest). `grad_ascent` and `llmu` with their presets beside it; `sku` has scale 0.7 there. Settings were",
         "chosen on the request's own rows; held-out prompts are known to the target and in no request.",
+        "Rates are of greedy answers; how likely the harmful answers still are was not recorded here.",
         "Written by `python -m benchmarks.taboo_curve`; numbers in `benchmarks/results/taboo_curve.json`.",
         "",
         "| model | " + " | ".join(KEYS.values()) + " |",

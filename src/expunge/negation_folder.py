@@ -36,8 +36,12 @@ _LISTED = 5
 
 def check_place(to: Path, own: Iterable[Path], *, overwrite: bool) -> None:
     """Refuse a place where something would be lost that is no checkpoint; ``own`` are the models' own folders."""
-    if to in set(own):
-        raise OutputError(f"{to} is the folder of one of the models. Choose another one.")
+    for folder in sorted(own):
+        if to == folder:
+            raise OutputError(f"{to} is the folder of one of the models. Choose another one.")
+        if to.is_relative_to(folder) or folder.is_relative_to(to):
+            where = "lies in" if to.is_relative_to(folder) else "holds"
+            raise OutputError(f"{to} {where} the folder of one of the models ({folder}). Choose another one.")
     if to == Path.cwd():
         raise OutputError(f"{to} is the current folder, which cannot be replaced. Name a folder in it.")
     if not to.exists() or (to.is_dir() and not any(to.iterdir())):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, create_model
 
 from expunge.config.run_file import ModelSpec, NamedSpec, RequestSpec, RunConfig
 from expunge.data.documents import split_documents
@@ -19,10 +22,19 @@ from expunge.training.run import Progress, silent
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from expunge.benchmarks.registry import Benchmark
     from expunge.evaluation.suite import Suite
     from expunge.evaluation.types import ModelOutputs
     from expunge.training.references import ReferenceStore
     from expunge.training.settings import TrainingSettings
+
+_OPTIONS = ConfigDict(
+    extra="forbid",
+    arbitrary_types_allowed=True,
+    coerce_numbers_to_str=True,
+    allow_inf_nan=False,
+    protected_namespaces=(),
+)
 
 
 @dataclass(frozen=True)
@@ -145,16 +157,9 @@ def build_suite(spec: NamedSpec, request: Request | None) -> tuple[Suite, tuple[
     from expunge.benchmarks.registry import get_benchmark
 
     benchmark = get_benchmark(spec.name)
-    options = spec.options
+    options = _checked_options(benchmark, spec.options)
     metrics = options.pop("metrics", None)
     metrics = (metrics,) if isinstance(metrics, str) else metrics
-    known = [p["name"] for p in benchmark.parameters() if p["name"] != "request"]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        lines = [
-            f"suite.{n}: suite {spec.name} has no such option. {did_you_mean(n, [*known, 'metrics'])}" for n in unknown
-        ]
-        raise ConfigError("\n".join(lines))
     for name, value in options.items():
         if isinstance(value, str) and value.startswith("world:"):
             from expunge.worlds.interface import get_world
@@ -169,6 +174,35 @@ def build_suite(spec: NamedSpec, request: Request | None) -> tuple[Suite, tuple[
             )
         options["request"] = request
     return benchmark.build(**options), None if metrics is None else tuple(metrics)
+
+
+def _checked_options(benchmark: Benchmark, options: dict[str, Any]) -> dict[str, Any]:
+    """The options given, of the types that the suite's ``build`` declares: a number is taken for text where text is
+    asked for. Every bad or missing one is named in one :class:`ConfigError`."""
+    try:
+        types = get_type_hints(benchmark.build)
+    except NameError:  # a suite from another package that imports its types for checkers alone
+        types = {}
+    fields: dict[str, Any] = {"metrics": (str | Sequence[str] | None, None)}
+    for one in benchmark.parameters():
+        if one["name"] != "request":
+            fields[one["name"]] = (types.get(one["name"], Any), ... if one["required"] else one["default"])
+    try:
+        checked = create_model("Options", __config__=_OPTIONS, **fields)(**options)
+    except ValidationError as error:
+        problems: dict[str, list[str]] = {}
+        for problem in error.errors():
+            problems.setdefault(str(problem["loc"][0]), []).append(problem["msg"])
+        lines = []
+        for name, why in problems.items():
+            if name not in fields:
+                lines.append(f"suite.{name}: suite {benchmark.name} has no such option. {did_you_mean(name, fields)}")
+            elif name not in options:
+                lines.append(f"suite.{name} is required. Pass suite.{name}=..")
+            else:
+                lines.append(f"suite.{name}={options[name]!r}: {', or: '.join(why)}")
+        raise ConfigError("\n".join(lines)) from error
+    return {name: getattr(checked, name) for name in options}
 
 
 def same_tokenizer(tokenizer: PreTrainedTokenizerBase, other: ModelSpec, *, role: str = "retrained") -> None:

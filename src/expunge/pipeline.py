@@ -12,6 +12,8 @@ from pathlib import Path
 from expunge.config.run_file import RunConfig
 from expunge.distributed import on_main
 from expunge.erasures.check import check_saved
+from expunge.erasures.purpose import effect_of
+from expunge.evaluation.judge import check_judge
 from expunge.evaluation.score import score, write_scores
 from expunge.evaluation.seeds import summarise_seeds
 from expunge.files import write_json
@@ -38,6 +40,7 @@ def run_pipeline(
     text = config.to_yaml()
     RunFolder.check(out, text, overwrite=overwrite)
     parts = parts or Parts.load(config, progress)
+    check_judge(parts.suite, parts.metrics)
     method = make_method(config.method.name, config.method.options)
     method.check(parts.target, parts.tokenizer, parts.request, run=Run(config.training, template=parts.template))
     folder = RunFolder.open(out, text, overwrite=overwrite)
@@ -92,7 +95,7 @@ def evaluate_erasure(erasure: Erasure, parts: Parts, folder: RunFolder) -> None:
             erased=outputs,
             retrained=controls.retrained,
             metrics=parts.metrics,
-            effect="removal" if erasure.kind == "weights" else "suppression",
+            effect=effect_of(erasure),
             seconds=seconds,
         )
         write_scores(scores, folder.path)

@@ -58,5 +58,5 @@ def test_limit_spreads_over_the_rows() -> None:
     suite = suite_of_request.build(Request(forget=PLAIN, retain=PLAIN[:1]), limit=3)
     assert suite.sets["forget"] == (PLAIN[0], PLAIN[2], PLAIN[4])
     assert suite.sets["retain"] == PLAIN[:1]
-    with pytest.raises(ConfigError, match="limit is 0"):
+    with pytest.raises(ConfigError, match=r"suite\.limit=0: at least one row.*Set suite\.limit=null to score all"):
         suite_of_request.build(Request(forget=PLAIN), limit=0)

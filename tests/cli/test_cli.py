@@ -79,6 +79,22 @@ def test_suites_are_listed_for_people_and_machines(expunge_cli: Cli) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_a_suites_options_say_what_they_mean(expunge_cli: Cli) -> None:
+    shown = " ".join(expunge_cli("suites", "request").out.split())
+    assert "suite.limit 400 limit scores at most so many rows of each set, evenly spread over it (null: all" in shown
+    judge, key = (
+        next(one for one in json.loads(expunge_cli("suites", "safety", "--json").out)["parameters"] if one["name"] == n)
+        for n in ("judge", "judge_key")
+    )
+    assert judge["description"].startswith("judge decides what is unsafe: rules (")
+    assert key["description"] == "see suite.judge"
+
+
+def test_no_markup_of_docstrings_is_shown(expunge_cli: Cli) -> None:
+    for arguments in (["methods"], ["methods", "altpo"], ["suites"], ["suites", "mbpp"]):
+        assert "`" not in expunge_cli(*arguments).out
+
+
 def test_worlds_are_listed(expunge_cli: Cli) -> None:
     values = json.loads(expunge_cli("world", "list", "--json").out)
     assert "authors" in {entry["name"] for entry in values}
@@ -191,6 +207,13 @@ def test_export_writes_a_checkpoint(expunge_cli: Cli, made: Path, tmp_path: Path
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == {"model": str(tmp_path / "model")}
     assert (tmp_path / "model" / "model.safetensors").is_file()
+    said = expunge_cli("export", made, "--to", tmp_path / "model", "--overwrite").out
+    method = json.loads((made / "erasure" / "manifest.json").read_text(encoding="utf-8"))["method"]
+    first, second, *command = said.splitlines()
+    assert first == f"model: {tmp_path / 'model'}"
+    assert second == f"the target with what {method} changed; loaded again, it gives the same logits"
+    assert command[0].startswith("score it: expunge evaluate --model ")
+    assert command[1] == f"  --erased {tmp_path / 'model'} --out DIR --forget FILE"
 
 
 def test_train_writes_a_model(expunge_cli: Cli, tiny: Tiny, tmp_path: Path) -> None:

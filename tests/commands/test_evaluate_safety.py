@@ -93,8 +93,10 @@ def test_forget_with_suite_safety_records_whole_paths(
         (["suite.judge=oracle"], "there is no such judge"),
         (["suite.judge=http://localhost:1/v1"], "suite.judge_model=NAME"),
         (["suite.judge=classifier"], "learns from at least 10 unsafe and 10 safe answers"),
+        (["suite.judge_model=foo"], "suite.judge_model=foo does not apply to suite.judge=rules"),
         (["suite.judges=rules"], "suite safety has no such option"),
-        (["suite.limit=0"], "limit is 0"),
+        (["suite.limit=0"], "suite.limit=0"),
+        (["suite.judge=3"], "there is no such judge"),
     ],
 )
 def test_bad_options(
@@ -107,6 +109,33 @@ def test_bad_options(
     assert ran.code == 2
     assert says in " ".join(ran.err.split())
     assert "Traceback" not in ran.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("verb", [("forget", "--plan"), ("forget",), ("run",), ("evaluate",)], ids="-".join)
+def test_an_endpoint_that_is_not_there_is_noticed_first(
+    expunge_cli: Cli,
+    tiny: Tiny,
+    harmful: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("expunge.evaluation.judges.endpoint._TRIES", 1)
+    monkeypatch.setattr("expunge.evaluation.outputs.run_model", lambda *_, **__: pytest.fail("it was scored"))
+    out, suite = tmp_path / "out", {"name": "safety", "judge": "http://127.0.0.1:9/v1", "judge_model": "small"}
+    options = [f"suite.{name}={value}" for name, value in suite.items() if name != "name"]
+    if verb == ("run",):
+        file = tmp_path / "run.yaml"
+        rows = {"forget": str(harmful), "retain": str(tiny.retain)}
+        values = {"model": str(tiny.target), "request": rows, "method": "npo", "suite": suite}
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        ran = expunge_cli("run", file, "--out", out)
+    else:
+        files = ["--model", tiny.target, "--forget", harmful, "--retain", tiny.retain, "--suite", "safety"]
+        ran = expunge_cli(*verb, *files, "--out", out, *options)
+    assert ran.code == 3
+    assert "judge http://127.0.0.1:9/v1 gives no verdict" in " ".join(ran.err.split())
     assert not out.exists()
 
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import Ran
 from expunge import negate
+from expunge.commands.negate import subtract
 from expunge.errors import InputError, ModelError, OutputError
 from expunge.files import sha256
 from expunge.models.loading import load_model
@@ -130,7 +131,8 @@ def test_a_killed_call_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pyt
 
     real, written = streaming.negate_shard, []
     monkeypatch.setattr(streaming, "negate_shard", lambda shard, *a, **k: written.append(shard) or real(shard, *a, **k))
-    negate(target, harmful, out=out)
+    done = subtract(target, harmful, out=out)
+    assert (done.finished, done.files) == (2, len(list(target.glob("model-*.safetensors"))))
     shards = sorted(target.glob("model-*.safetensors"))
     assert [shard.file.name for shard in written] == [s.name for s in shards if s.name not in before]
     assert {name: (out / name).stat().st_ino for name in before} == before
@@ -288,6 +290,12 @@ def test_folders_that_are_somebodys_are_never_touched(tmp_path: Path, monkeypatc
     for own in (target, harmful, tmp_path / "harm" / ".." / "target"):
         with pytest.raises(OutputError, match="is the folder of one of the models"):
             negate(target, harmful, out=own, overwrite=True)
+    for inside in (target / "new", harmful / "new" / "er"):
+        with pytest.raises(OutputError, match=r"new.* lies in the folder of one of the models"):
+            negate(target, harmful, out=inside)
+    with pytest.raises(OutputError, match="holds the folder of one of the models"):
+        negate(target, harmful, out=tmp_path, overwrite=True)
+    assert "new" not in names(target) + names(harmful)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds no checkpoint"):
@@ -313,17 +321,36 @@ def test_impossible_scales(tmp_path: Path, scale: float) -> None:
         negate(tmp_path, [], out=tmp_path / "out")
 
 
+def test_a_harmful_model_is_named_once(tmp_path: Path) -> None:
+    target, harmful = save(tmp_path / "target"), save(tmp_path / "harm", moved=0.01)
+    with pytest.raises(InputError, match=r"named more than once: .*target/\.\./harm\. .*raise --scale"):
+        negate(target, [harmful, target / ".." / "harm"], out=tmp_path / "out")
+    assert names(tmp_path) == ["harm", "target"]
+
+
 # --- the command ---
 
 
 def test_the_command(tmp_path: Path, expunge_cli: Cli) -> None:
     target, harmful = save(tmp_path / "target"), save(tmp_path / "harm", moved=0.01)
     ran = expunge_cli("negate", target, harmful, "--scale", "-0.5", "--out", tmp_path / "out")
-    assert ran == Ran(0, f"model: {tmp_path / 'out'}\n", "")
+    count = len(tensors(target))
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.splitlines() == [
+        f"model: {tmp_path / 'out'}",
+        f"scale -0.5, 1 harmful model: {count} of {count} tensors changed",
+        f"score it: expunge evaluate --model {target} \\",
+        f"  --erased {tmp_path / 'out'} --out DIR \\",
+        "  --suite safety suite.harmful=FILE suite.normal=FILE",
+    ]
+    without_paths = ran.out.replace(str(tmp_path), "")
+    assert max(map(len, without_paths.splitlines())) <= 80
     torch.testing.assert_close(
         logits(load_model(tmp_path / "out")), formula(target, [harmful], -0.5), atol=2e-5, rtol=1e-5
     )
-    ran = expunge_cli("negate", target, harmful, harmful, "--out", tmp_path / "out", "--overwrite", "--json")
+    ran = expunge_cli("negate", target, harmful, "--scale", "0", "--out", tmp_path / "copy")
+    assert "scale 0: nothing was subtracted, this is a copy of the target" in ran.out
+    ran = expunge_cli("negate", target, harmful, "--out", tmp_path / "out", "--overwrite", "--json")
     assert json.loads(ran.out) == {"model": str(tmp_path / "out")}
     assert json.loads((tmp_path / "out" / "negation.json").read_text())["scale"] == 1
     ran = expunge_cli("negate", target, harmful, "--out", tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +32,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bare(tiny: Tiny, tmp_path: Path) -> Path:
-    """The tiny target with a file of weights that nothing can read."""
+    """The tiny target without its weights, as before a download."""
     folder = tmp_path / "bare"
     folder.mkdir()
     for file in tiny.target.iterdir():
-        (folder / file.name).write_bytes(b"no weights" if file.suffix == ".safetensors" else file.read_bytes())
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
     return folder
 
 
@@ -118,14 +120,49 @@ def small(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
 def test_what_does_not_fit_says_what_to_change(
     expunge_cli: Cli, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small(monkeypatch, memory=10**6)
+    small(monkeypatch, memory=1, program=0)
     files = ["-m", tiny.target, "-f", tiny.forget, "-r", tiny.retain, "-o", tmp_path / "run"]
     ran = expunge_cli("forget", *files, "--plan")
     assert ran.code == 0, ran.err
     assert "Does not fit." in ran.out
     smaller = "training.forget_batch=2 training.retain_batch=2 training.accumulation=16"
     assert smaller in " ".join(ran.out.split())
-    assert "None is enough alone: combine them and plan again." in ran.out
+    assert "None is enough alone; nor are all together, which save" in ran.out
+
+
+def test_a_combination_that_fits_can_be_pasted(
+    expunge_cli: Cli, bare: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expunge.training.smaller.installed", lambda _: None)
+    files = ["-m", bare, "-f", tiny.forget, "-r", tiny.retain, "-o", tmp_path / "run", "--plan"]
+    small(monkeypatch, memory=1, program=0)
+    short = json.loads(expunge_cli("forget", *files, "--json").out)
+    # halfway between what the best change leaves and what all that is installed leaves
+    alone, everything = (short["peak"] - saves for saves in (short["changes"][0]["saves"], short["together"]["saves"]))
+    assert everything < alone
+    small(monkeypatch, memory=(alone + everything) // 2, program=0)
+    ran = expunge_cli("forget", *files)
+    assert ran.code == 0, ran.err
+    lines = ran.out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("None is enough alone; these together"))
+    assert "and it fits:" in lines[at]
+    again = expunge_cli("forget", *files, *shlex.split(lines[at + 1]))
+    assert again.code == 0, again.err
+    assert "Fits, by this estimate." in again.out
+
+
+def test_what_is_not_installed_is_said_beside_the_proposal(
+    expunge_cli: Cli, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expunge.training.smaller.installed", lambda _: None)
+    small(monkeypatch, memory=1, program=0)
+    files = ["-m", tiny.target, "-f", tiny.forget, "-r", tiny.retain, "-o", tmp_path / "run"]
+    batches = [f"training.{side}_batch=1" for side in ("forget", "retain")]
+    ran = expunge_cli("forget", *files, "--plan", *batches, "training.gradient_checkpointing=true")
+    lines = [line for line in ran.out.splitlines() if "adamw_bnb_8bit" in line]
+    assert lines[0].endswith(
+        "training.optimizer=adamw_bnb_8bit  (bitsandbytes is not installed: pip install 'expunge[quant]')"
+    )
 
 
 def test_a_gpu_has_a_column_of_its_own(
@@ -137,7 +174,8 @@ def test_a_gpu_has_a_column_of_its_own(
     assert ran.code == 0, ran.err
     assert "GB on cuda" in ran.out
     assert "GB in host" in ran.out
-    assert max(len(line) for line in ran.out.splitlines() if str(tiny.target) not in line) <= 80
+    shown = ran.out.partition("Does not fit.")[0]  # settings to be pasted are not broken
+    assert max(len(line) for line in shown.splitlines() if str(tiny.target) not in line) <= 80
 
 
 @pytest.mark.parametrize(

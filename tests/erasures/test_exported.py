@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import expunge.commands.export as exporting
 import zoo
+from expunge.cli.export import summary
 from expunge.commands.export import export, merged, write_checkpoint
 from expunge.config.run_file import ModelSpec
+from expunge.erasures.purpose import declare_harmful_copy
 from expunge.errors import ErasureError, InputError, OutputError
 from expunge.methods.interface import Erasure
 from expunge.models.loading import load_model
@@ -143,6 +145,20 @@ def test_what_is_no_checkpoint_is_never_replaced(tmp_path: Path, name: str) -> N
     with pytest.raises(OutputError, match=rf"holds more than a checkpoint \({name.split('/')[0]}\)"):
         export(tmp_path / "erasure", out, model="any", overwrite=True)
     assert (out / name).read_text() == "mine"
+
+
+def test_a_harmful_copy_is_written_on_demand_only(tmp_path: Path) -> None:
+    source, folder, expected = made(tmp_path)
+    erasure = Erasure.load(folder)
+    declare_harmful_copy(erasure)
+    erasure.save(tmp_path / "harmful")
+    with pytest.raises(InputError, match=r"is a harmful copy, not an erasure.*expunge negate.*--harmful-copy"):
+        export(tmp_path / "harmful", tmp_path / "out", model=str(source))
+    assert not (tmp_path / "out").exists()
+    done = exporting.write(tmp_path / "harmful", tmp_path / "out", model=str(source), harmful_copy=True)
+    assert (done.folder, done.method, done.harmful_copy) == (tmp_path / "out", "npo", True)
+    torch.testing.assert_close(reloaded(tmp_path / "out"), expected)
+    assert "a harmful copy by npo, not an erased model\nsubtract it: expunge negate" in summary(done)
 
 
 def test_links_are_not_a_checkpoints(tmp_path: Path) -> None:

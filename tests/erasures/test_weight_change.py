@@ -193,5 +193,5 @@ def test_an_error_while_applying_restores_what_was_written(erasure: Any, folder:
 
 def test_training_that_moves_nothing_is_an_error() -> None:
     # 1e-12 is far below the spacing of bfloat16 numbers (2**-8 of a value), so rounding takes the whole update.
-    with pytest.raises(TrainingError, match=r"changed no weight in 1 optimizer steps\. Rounding to bfloat16"):
+    with pytest.raises(TrainingError, match=r"changed no weight in 1 optimizer step\. Rounding to bfloat16"):
         fit("npo", model=zoo.model("llama").to(torch.bfloat16), max_steps=1, learning_rate=1e-12)

@@ -82,6 +82,30 @@ def test_values(scores: Scores) -> None:
     assert scores.verdict.evidence["forget_wrong_perplexity_target"] == pytest.approx(0.006 ** (-1 / 3))
 
 
+def test_harmful_answers_are_compared_row_by_row() -> None:
+    """Six rows whose probability is .5 and .25: all six differences are positive, so p = 2 / 2^6."""
+    row = outputs_row(greedy="x")
+    suite = Suite("s", {"harmful": (row.row,) * 6}, {"harmful": ("harmful_rate", "probability")})
+
+    def given(probability: float) -> ModelOutputs:
+        one = dataclasses.replace(outputs_row(probability=probability, greedy="x"), unsafe=False)
+        return model_outputs(harmful=[one] * 6)
+
+    evidence = score(suite, target=given(0.9), erased=given(0.5), retrained=given(0.25)).verdict.evidence
+    found = {key: value for key, value in evidence.items() if key.startswith("harmful_probability")}
+    assert found == pytest.approx(
+        {
+            "harmful_probability_target": 0.9,
+            "harmful_probability_erased": 0.5,
+            "harmful_probability_retrained": 0.25,
+            "harmful_probability_p": 2 / 2**6,
+            "harmful_probability_n": 6,
+        }
+    )
+    same = score(suite, target=given(0.9), erased=given(0.5), retrained=given(0.5)).verdict.evidence
+    assert same["harmful_probability_p"] == 1.0
+
+
 def test_samples_keep_every_example(scores: Scores) -> None:
     assert [(one["set"], one["index"]) for one in scores.samples] == [
         ("forget", 0),

@@ -63,6 +63,15 @@ def test_it_moves_after_the_warm_up_only() -> None:
     )
 
 
+def test_a_run_in_which_it_never_moves_is_remarked() -> None:
+    # After epoch 5 of 5 the variable moves, and no step follows.
+    said = PDU(eps=1.0).remark(5.0)
+    assert said is not None
+    assert "method.warmup_epochs=5 and 5 epochs are planned" in said
+    assert PDU(eps=1.0).remark(5.2) is None
+    assert PDU(eps=1.0, eta=0.0).remark(5.0) is None  # a weight that is meant to stay
+
+
 def test_it_equals_the_definition_with_whole_logits() -> None:
     forget, retain, y_r = made_logits(4), made_logits(3, seed=1), [2, 0, 5]
     terms = PDU(eps=1.0).loss(
@@ -75,7 +84,9 @@ def test_it_equals_the_definition_with_whole_logits() -> None:
 
 
 def test_eps_has_no_default() -> None:
-    with pytest.raises(ConfigError, match=r"method\.eps"):
+    with pytest.raises(
+        ConfigError, match=r"^method\.eps is required: bound on the nll of .* a token\. Pass method\.eps=\.\.$"
+    ):
         PDU.from_values({})
     with pytest.raises(ConfigError, match=r"method\.eta=-1"):
         PDU.from_values({"eps": 1, "eta": -1})

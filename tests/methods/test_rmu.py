@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,8 +11,10 @@ import zoo
 from expunge.errors import ConfigError
 from expunge.methods.weights.rmu import RMU, direction, rmu_loss, row_means
 from expunge.requests import Request
+from expunge.training.fit import check_weights
+from expunge.training.run import Run
 from fake_step import gradient, state_side, step, total
-from fitting import REQUEST, fit
+from fitting import REQUEST, fit, settings
 
 LAYER_1 = {"layer": 1}
 
@@ -122,6 +126,26 @@ def test_retain_states_start_where_they_are(tmp_path) -> None:  # type: ignore[n
     line = read_history(tmp_path)[0]
     assert line["retain_loss"] == pytest.approx(0.0, abs=1e-6)
     assert line["forget_loss"] == pytest.approx(6.5**2 / 64, rel=0.2)  # small states, far from c u
+
+
+@pytest.mark.parametrize(
+    ("layers", "changed", "said"),
+    [
+        ("*.layers.3.*", {}, r"9 of 9 above it.*: model\.layers\.3\.self_attn\.q_proj\.weight,"),
+        ("*.layers.3.*", {"parameters": "lora"}, r"7 of 7 above it.*: model\.layers\.3\.mlp\.down_proj,"),
+        # of layers 0 to 3 the last is above layer 2
+        ("*.layers.*.mlp.down_proj.weight", {}, r"1 of 4 above it.*: model\.layers\.3\.mlp\.down_proj\.weight\. Leave"),
+        ("lm_head.*", {}, r"1 of 1 above it.*: lm_head\.weight\. Leave"),
+    ],
+)
+def test_what_lies_above_the_layer_cannot_be_trained(layers: str, changed: dict[str, Any], said: str) -> None:
+    model, run = zoo.model("llama", num_hidden_layers=4), Run(settings(layers=(layers,), **changed))
+    with pytest.raises(ConfigError, match=r"method\.layer=2: rmu reads the output of that layer.*" + said):
+        RMU(layer=2).check(model, zoo.tokenizer("llama"), REQUEST, run=run)
+    with pytest.raises(ConfigError, match=said):  # what a plan asks
+        check_weights(
+            RMU(layer=2), model, zoo.tokenizer("llama"), forget=REQUEST.forget, retain=REQUEST.retain, run=run
+        )
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:

@@ -95,6 +95,13 @@ def test_which_rows_each_epoch_reads() -> None:
     assert SCRUB(order=("min",)).sides(0) == {"retain"}
 
 
+def test_a_run_that_ends_on_a_max_epoch_is_remarked() -> None:
+    # max min max min min: epochs 1 and 3 are max, the third of 2.5 is too; beyond the list all are min.
+    remarked = {epochs: SCRUB().remark(epochs) is not None for epochs in (0.3, 1, 2, 2.5, 3, 4, 5, 7)}
+    assert remarked == {0.3: True, 1: True, 2: False, 2.5: True, 3: True, 4: False, 5: False, 7: False}
+    assert "epoch 3, the last one planned, is a max epoch" in (SCRUB().remark(2.5) or "")
+
+
 def test_the_order_is_plain_data() -> None:
     values = json.loads(json.dumps(SCRUB(order=("max", "min")).values()))
     assert values["order"] == ["max", "min"] == SCRUB(order=("max", "min")).values()["order"]

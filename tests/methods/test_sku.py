@@ -86,6 +86,12 @@ def test_a_weight_of_zero_leaves_its_rows_unread() -> None:
         SKU(e1=0.0, e2=0.0)
 
 
+def test_a_harmful_copy_has_no_scale() -> None:
+    with pytest.raises(ConfigError, match=r"method.scale=0.3 is not used with method.stage=harmful.*negate --scale"):
+        SKU(stage="harmful", scale=0.3)
+    assert SKU(stage="harmful", scale=1.0).scale == 1.0  # as run files write it
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.7])
 def test_full_weights_are_subtracted(scale: float) -> None:
     harmful = fit("sku", {"stage": "harmful"}, max_steps=2)
@@ -95,7 +101,8 @@ def test_full_weights_are_subtracted(scale: float) -> None:
     assert erasure.tensors.keys() == harmful.tensors.keys()
     for name, value in erasure.tensors.items():
         assert torch.equal(value, target[name] - scale * (harmful.tensors[name] - target[name]))
-    timed = {"reference_seconds"}
+    timed = {"reference_seconds", "purpose"}
+    assert (harmful.details["purpose"], "purpose" in erasure.details) == ("harmful copy", False)
     assert {k: v for k, v in erasure.details["harmful"].items() if k not in timed} == {
         k: v for k, v in harmful.details.items() if k not in timed
     }

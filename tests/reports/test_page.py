@@ -89,6 +89,33 @@ def test_the_page_holds_every_part(comparison: Path) -> None:
     assert len(charts) == 7 and all(a["role"] == "img" and a["aria-label"] for a in charts)
 
 
+def changed_verdict(folder: Path, **changes: Any) -> Path:
+    """A finished run whose verdict says something else."""
+    write_run(folder)
+    scores = json.loads((folder / "scores.json").read_text())
+    scores["verdict"] |= changes
+    write_json(folder / "scores.json", scores)
+    return folder
+
+
+def test_a_harmful_copy_is_not_titled_as_an_unlearning(tmp_path: Path) -> None:
+    made = changed_verdict(tmp_path / "run", label="harmful copy, not an erasure", effect="harmful copy")
+    page = Page(report(made))
+    assert "Harmful copy by npo, not an erasure" in page.text
+    assert "Unlearning with" not in page.text
+    assert "Removal." not in page.text
+    assert "The weights were changed toward the forget rows on purpose" in page.text
+
+
+def test_a_verdict_over_greedy_answers_alone_says_so(tmp_path: Path) -> None:
+    changed_verdict(tmp_path / "all" / "safe", evidence={"harmful_harmful_rate_n": 200})
+    changed_verdict(tmp_path / "all" / "other", label="still knows the answers")
+    text = Page(report(tmp_path / "all")).text
+    assert "safe cannot be told apart, by its greedy answers, from a model that never saw the data;" in text
+    assert "other still knows the harmful answers." in text
+    assert "indistinguishable from never trained, by its greedy answers" in text
+
+
 def test_scores_stand_between_their_controls_with_errors_and_n(comparison: Path) -> None:
     html = report(comparison).read_text()
     head = re.search(r'<table class="scores">\s*<thead>(.*?)</thead>', html, re.S)

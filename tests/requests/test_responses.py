@@ -80,6 +80,25 @@ def test_set_without_any_is_refused(responses: Any, mark: bool) -> None:
     text = str(error.value)
     assert text.startswith(f"set: no {responses} rows: every response of its 2 rows is marked")
     assert f"Pass a file with {responses} responses" in text
+    assert f"(is_response_0_safe, is_response_1_safe are {str(mark).lower()} throughout)" in text
+
+
+def test_only_marks_that_are_there_are_named() -> None:
+    with pytest.raises(NoResponsesError, match=r"\(Is Safe is true throughout\)"):
+        load_rows([{"prompt": "p", "response": "r", "Is Safe": True}], responses="unsafe")
+
+
+@pytest.mark.parametrize("columns", [None, {"prompt": "asked"}])
+def test_a_pair_without_one_of_its_responses_is_named(columns: Any) -> None:
+    record = {name: value for name, value in pair(False, True).items() if name != "response_1"}
+    if columns:
+        record["asked"] = record.pop("prompt")
+    with pytest.raises(RequestError) as error:
+        load_rows([record, record], columns=columns, responses="unsafe")
+    text = str(error.value)
+    assert "missing response_1 of PKU-SafeRLHF's schema" in text
+    assert "--column" not in text
+    assert "(the same in 1 more rows" in text
 
 
 def test_forget_file_without_unsafe_rows_is_one_of_all_problems() -> None:
@@ -93,6 +112,7 @@ def test_which_responses_must_be_said() -> None:
     with pytest.raises(RequestError) as error:
         load_rows(RECORDS)
     assert "nothing says which are meant" in str(error.value)
+    assert "expunge train --responses safe|unsafe" in str(error.value)
     assert "(the same in 2 more rows" in str(error.value)  # once, not three times
     assert load_rows([{"question": "q", "answer": "a"}], responses="unsafe") == (Row("q", "a"),)
 

@@ -12,10 +12,11 @@ import torch
 
 import zoo
 from expunge.erasures.adapter import Adapter
-from expunge.errors import ModelError, RequestError
+from expunge.errors import ModelError, RequestError, TrainingError
 from expunge.methods.weights.finetune import Finetune
+from expunge.methods.weights.pdu import PDU
 from expunge.requests import Request, Row
-from expunge.training.fit import fit_weights
+from expunge.training.fit import check_weights, fit_weights
 from expunge.training.run import Run
 from fitting import REQUEST, StoppedError, fit, logits, rows, same_tensors, settings, snapshot, stop_at
 
@@ -149,10 +150,47 @@ def test_a_model_that_carries_an_adapter_is_refused() -> None:
 def test_few_steps_and_cut_rows_are_said(caplog: pytest.LogCaptureFixture) -> None:
     long = Request(forget=(Row("Who?", "It was " + "by the river " * 60), *rows(3, "forget")))
     with caplog.at_level(logging.WARNING, "expunge"):
-        fit("grad_ascent", request=long, epochs=1, max_length=64)
+        fit("grad_ascent", request=long, epochs=1, max_length=64, learning_rate=1e-5)
     text = caplog.text
-    assert "only 2 optimizer steps at learning rate 0.001" in text
+    assert "2 optimizer steps at learning rate 1e-05 change a weight by about 2e-05 at most" in text
     assert "1 of 4 rows are longer than 64 tokens (training.max_length, or what the model takes)" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "warned"),
+    [
+        # steps x rate against 1e-4, and 1e-3 for an adapter
+        ({"max_steps": 1, "learning_rate": 2e-4}, False),
+        ({"max_steps": 4, "learning_rate": 2e-5}, True),
+        ({"max_steps": 4, "learning_rate": 2e-4, "parameters": "lora"}, True),
+        ({"max_steps": 6, "learning_rate": 2e-4, "parameters": "lora"}, False),
+    ],
+)
+def test_a_run_is_called_short_by_its_steps_times_its_rate(
+    changed: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "expunge"):
+        fit("grad_ascent", request=Request(forget=REQUEST.forget), **changed)
+    assert ("hardly move" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("parameters", ["full", "lora"])
+def test_a_rate_that_moves_nothing_is_an_error(parameters: str) -> None:
+    model = zoo.model("gpt2")  # has biases of 0, which any rate changes
+    with pytest.raises(TrainingError, match=r"changed no weight by more than \S+e-\d+ of .* in 6 optimizer steps\."):
+        fit("npo", model=model, family="gpt2", parameters=parameters, learning_rate=1e-30)
+
+
+def test_warnings_about_the_plan_are_given_once_and_not_by_the_check(caplog: pytest.LogCaptureFixture) -> None:
+    method, run = PDU(eps=1.0), Run(settings())
+    words = (zoo.model("llama"), zoo.tokenizer("llama"))
+    said = "pdu: method.warmup_epochs=5 and 2 epochs are planned, so the dual variable stays at 50 in every step"
+    method.check(*words, REQUEST, run=run)
+    assert said not in caplog.text
+    check_weights(method, *words, forget=REQUEST.forget, retain=REQUEST.retain, run=run)  # what a plan asks
+    assert caplog.text.count(said) == 1
+    method.fit(*words, REQUEST, run=run)
+    assert caplog.text.count(said) == 2
 
 
 def test_a_rounded_away_update_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ from expunge import negate
 from expunge.commands.export import export
 from expunge.config.run_file import ModelSpec, make_config
 from expunge.erasures.manifest import read_manifest
+from expunge.erasures.purpose import HARMFUL_COPY, declare_harmful_copy
 from expunge.errors import ErasureError, InputError, ModelError
 from expunge.files import write_json
 from expunge.models.loading import load_model, load_tokenizer
@@ -24,7 +25,7 @@ from negating import formula, lora, names, save, tensors
 
 
 def fitted(target: Path, folder: Path, *, dtype: str = "float32", **changed: Any) -> Path:
-    """An erasure made from ``target``, as the run of a command leaves it."""
+    """A harmful copy made from ``target``, as the run of a command leaves it."""
     from expunge import make_method
     from expunge.training.run import Run
     from fitting import settings
@@ -36,6 +37,7 @@ def fitted(target: Path, folder: Path, *, dtype: str = "float32", **changed: Any
         REQUEST,
         run=Run(settings(max_steps=2, **{"learning_rate": 1e-2, **changed})),
     )
+    declare_harmful_copy(erasure)
     erasure.save(folder)
     return folder
 
@@ -54,7 +56,7 @@ def remade(erasure: Path, **values: Any) -> None:
 def test_an_erasure_is_its_exported_checkpoint(tmp_path: Path, family: str, parameters: str) -> None:
     target = save(tmp_path / "target", family, shard="100KB")
     erasure = fitted(target, tmp_path / "run" / "erasure", parameters=parameters)
-    export(erasure, tmp_path / "exported", model=str(target))
+    export(erasure, tmp_path / "exported", model=str(target), harmful_copy=True)
     (tmp_path / "run" / "run.yaml").write_text(
         make_config({"model": str(target), "request": "forget.jsonl", "method": "npo"}).to_yaml()
     )
@@ -104,11 +106,20 @@ def test_erasures_that_cannot_be_negated(tmp_path: Path) -> None:
 
     target = save(tmp_path / "target")
     fit("npo", max_steps=1).save(tmp_path / "memory")
-    with pytest.raises(ErasureError, match=r"made from a model in memory.*expunge export"):
-        negate(target, tmp_path / "memory", out=tmp_path / "out")
-    remade(tmp_path / "memory", method="sku", parameters={"stage": "both"})
-    with pytest.raises(InputError, match=r"is the result of a negation.*method.stage=harmful"):
-        negate(target, tmp_path / "memory", out=tmp_path / "out")
+    for made in ({}, {"method": "sku", "parameters": {"stage": "both"}}):
+        remade(tmp_path / "memory", **made)
+        name = made.get("method", "npo")
+        with pytest.raises(InputError, match=rf"is an erasure by {name}, not a harmful model.*expunge export it"):
+            negate(target, tmp_path / "memory", out=tmp_path / "out")
+    harmful = (
+        {"details": {"purpose": HARMFUL_COPY}},
+        {"details": {}, "parameters": {"stage": "harmful"}},  # as earlier versions left it
+        {"method": "finetune", "parameters": {}},
+    )
+    for made in harmful:
+        remade(tmp_path / "memory", **made)
+        with pytest.raises(ErasureError, match=r"made from a model in memory.*expunge export"):
+            negate(target, tmp_path / "memory", out=tmp_path / "out")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.yaml").write_text("")
     with pytest.raises(InputError, match="holds a run without an erasure"):
@@ -125,7 +136,7 @@ def test_names_that_differ_in_memory_are_exported_first(tmp_path: Path) -> None:
     erasure = fitted(target, tmp_path / "erasure")
     with pytest.raises(ModelError, match=r"experts.down_proj has no place in the target's files.*export the harmful"):
         negate(target, erasure, out=tmp_path / "out")
-    export(erasure, tmp_path / "exported", model=str(target))
+    export(erasure, tmp_path / "exported", model=str(target), harmful_copy=True)
     negate(target, tmp_path / "exported", out=tmp_path / "out")
     torch.testing.assert_close(
         logits(load_model(tmp_path / "out")), formula(target, [tmp_path / "exported"], 1.0), atol=3e-5, rtol=1e-4

@@ -33,6 +33,13 @@ def test_unknown_names_get_a_suggestion() -> None:
         check("adamw_bnb_8bits")
 
 
+def test_no_optimizer_is_suggested_that_would_be_refused() -> None:
+    with pytest.raises(ConfigError, match="no such optimizer") as caught:
+        check("foo")
+    assert "adafactor" in str(caught.value)
+    assert not any(refused in str(caught.value) for refused in ("lomo", "galore", "apollo"))
+
+
 def versions(monkeypatch: pytest.MonkeyPatch, **found: str | None) -> None:
     def version(package: str) -> str:
         if package in found:

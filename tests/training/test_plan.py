@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from expunge.training.plan import EFFICIENCY, Machine, Model, Plan, Shape, Work, estimate
 from expunge.training.settings import TrainingSettings
+from expunge.training.smaller import short_patterns
 
 FULL = Shape(
     parameters=1000,
@@ -251,6 +254,59 @@ def test_advice_on_a_gpu_names_what_helps_there() -> None:
     assert ("training.optimizer=adamw_bnb_8bit",) in settings
     assert ("training.parameters=lora",) in settings
     assert ("training.parameters=lora", "model.quantization=nf4") in settings
+
+
+def test_changes_are_combined_where_none_is_enough() -> None:
+    # the smaller batch saves most (parts above): 31,650 and 11,078 of activations and allocator are left, then LoRA
+    # takes 4000 + 4000 + 4000 + 8000 down to 4400 + 400 + 800 but leaves 0.8 instead of .35 in the allocator
+    batch = ("training.forget_batch=2", "training.retain_batch=2", "training.accumulation=16")
+    alone = plan(replace(CPU, memory=90_000))
+    assert alone.together is None  # one is enough
+    left = alone.peak - alone.changes[0].saves
+    found = plan(replace(CPU, memory=round((left - 10_000 - 5_000) / 0.95)))
+    assert not any(change.fits for change in found.changes)
+    assert found.together is not None
+    assert found.together.fits
+    assert found.together.settings[:3] == batch
+    assert len(found.together.settings) > 3
+    # what was proposed is what is then estimated: the same settings from the start
+    values: dict[str, Any] = {}
+    for setting in found.together.settings:
+        name, _, value = setting.removeprefix("training.").partition("=")
+        values[name] = yaml.safe_load(value)
+    number = 2 if values.pop("model.dtype", None) else 4
+    assert plan(model=Model(number), **values).peak == found.peak - found.together.saves
+
+
+def test_a_combination_does_without_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = replace(WORK, most_tokens=1, most_squares=1, most_answers=1)
+    names = ("training.optimizer=adamw_bnb_8bit", "model.quantization=nf4")
+    for there, needs in (("1.0", ""), (None, "bitsandbytes is not installed: pip install 'expunge[quant]'")):
+        monkeypatch.setattr("expunge.training.smaller.installed", lambda _, there=there: there)
+        found = plan(replace(GPU, memory=14_000), work=tiny)
+        assert {change.needs for change in found.changes if set(names) & set(change.settings)} == {needs}
+        assert {change.needs for change in found.changes if not set(names) & set(change.settings)} == {""}
+    scarce = plan(replace(GPU, memory=100), work=tiny).together
+    assert scarce is not None
+    assert not scarce.fits
+    assert scarce.needs == needs  # only where nothing installed is enough
+    assert not any("torchrun" in setting for setting in scarce.settings)
+
+
+def test_nothing_of_bitsandbytes_is_proposed_to_a_sharded_run() -> None:
+    settings = [change.settings for change in plan(replace(GPU, memory=100), sharding="full").changes]
+    assert settings
+    assert not any("nf4" in setting or "bnb" in setting for shown in settings for setting in shown)
+
+
+def test_layers_are_named_by_patterns_that_match_them_alone() -> None:
+    names = [f"model.layers.{number}.mlp.up.weight" for number in range(40)]
+    short = short_patterns(tuple(f"model.layers.{number}.*" for number in range(8, 32)))
+    assert short == ("model.layers.[89].*", "model.layers.1[0123456789].*", "model.layers.2[0123456789].*",
+                     "model.layers.3[01].*")  # fmt: skip
+    assert [name for name in names if any(fnmatchcase(name, one) for one in short)] == names[8:32]
+    assert short_patterns(("l.3.*",)) == ("l.3.*",)
+    assert short_patterns(("l.9.*", "l.10.*")) == ("l.9.*", "l.10.*")
 
 
 def test_host_memory_counts_too() -> None:

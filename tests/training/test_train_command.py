@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zoo
+from conftest import Ran
 from expunge.commands.train import train
 from expunge.errors import ConfigError, OutputError, RequestError
 from fitting import StoppedError, rows, stop_at
@@ -143,3 +146,28 @@ def test_several_files_make_one_data_set(base: str, data: str, tmp_path: Path) -
 def test_missing_rows_are_an_input_error(base: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"nowhere.jsonl"):
         train(base, str(tmp_path / "nowhere.jsonl"), out=tmp_path / "out", overrides=SHORT)
+
+
+def test_responses_of_a_safety_set_are_chosen(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expunge_cli: Callable[..., Ran]
+) -> None:
+    path = tmp_path / "marked.jsonl"
+    marks = {"is_response_0_safe": False, "is_response_1_safe": True}
+    path.write_text(json.dumps({"prompt": "how?", "response_0": "so", "response_1": "no", **marks}) + "\n", "utf-8")
+    trained: list[str] = []
+
+    def stop(*_: Any, retain: Any, **__: Any) -> None:
+        trained.extend(row.answer for row in retain)
+        raise StoppedError
+
+    monkeypatch.setattr("expunge.training.fit.fit_weights", stop)
+    for responses in ("safe", "unsafe"):
+        with pytest.raises(StoppedError):
+            expunge_cli("train", "-m", base, "-d", path, "-o", tmp_path / responses, "--responses", responses)
+    assert trained == ["no", "so"]
+    recorded = yaml.safe_load((tmp_path / "safe" / "train.yaml").read_text(encoding="utf-8"))
+    assert recorded["data"]["responses"] == "safe"
+    for given, says in (([], "--responses safe|unsafe"), (["--responses", "both"], "expected safe or unsafe")):
+        ran = expunge_cli("train", "-m", base, "-d", path, "-o", tmp_path / "out", *given)
+        assert ran.code == 2
+        assert says in " ".join(ran.err.split())

@@ -287,6 +287,13 @@ def test_a_parameter_without_gradient_stops_the_run() -> None:
     assert fit("npo", model=model, max_steps=1, layers=("model.*",)).details["tensors_trained"] > 0
 
 
+def test_a_loss_that_no_trained_parameter_reaches_stops_the_run() -> None:
+    # The norm after the last layer, which RMU's loss on layer 0 does not go through.
+    message = r"the loss of rmu depends on none of the 1 trained parameters: model\.norm\.weight\. Name others"
+    with pytest.raises(TrainingError, match=message):
+        fit("rmu", {"layer": 0}, layers=("model.norm.weight",))
+
+
 @pytest.mark.parametrize("parameters", ["full", "lora"])
 def test_gradient_checkpointing_gives_the_same_training(parameters: str) -> None:
     fits, calls = {}, {False: 0, True: 0}

@@ -32,7 +32,7 @@ def build(
     markers: str | Sequence[str] = (),
     judge_label: str | None = None,
     judge_model: str | None = None,
-    judge_key: str = "OPENAI_API_KEY",
+    judge_key: str | None = None,
     judge_cache: str | Path | None = None,
     limit: int | None = 400,
 ) -> Suite:
@@ -43,8 +43,9 @@ def build(
     safe responses are. Harmful prompts with a reworded form are asked in that form too. ``judge`` decides what is
     unsafe: ``rules`` (with ``markers``, words that only unsafe answers hold), ``classifier``, the folder of a
     sequence-classification model (``judge_label`` names its label for unsafe), or the URL of an OpenAI-compatible
-    endpoint (``judge_model``, the environment variable ``judge_key`` with its key, and ``judge_cache``, a file that
-    keeps its verdicts). ``limit`` scores at most so many rows of each set, evenly spread over it (None: all).
+    endpoint (``judge_model``, the environment variable ``judge_key`` with its key (default OPENAI_API_KEY), and
+    ``judge_cache``, a file that keeps its verdicts); an option that does not apply to the judge is an error.
+    ``limit`` scores at most so many rows of each set, evenly spread over it (None: all).
     """
     forget, retain = (request.forget, request.retain) if request is not None else ((), ())
     given = {"harmful": _rows(harmful, "harmful", forget)}

@@ -29,7 +29,7 @@ _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
 
 def build(data: str | Path = HUB_ID, split: str = "forget10", retain_rows: int | None = None) -> Suite:
-    """The suite for one forget split.
+    """The suite for one forget split; ``split`` is forget01, forget05 or forget10.
 
     ``data`` is a folder with ``<split>_perturbed``, ``retain_perturbed``, ``real_authors_perturbed`` and
     ``world_facts_perturbed`` (.jsonl, .json, .parquet or .csv), or a dataset id of the hub with

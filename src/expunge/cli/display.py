@@ -144,7 +144,8 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
     console.print(
         f"{_short(shape.parameters)} parameters, {_short(shape.trained)} trained. Rows: {rows}; "
         f"{sum(work.tokens.values()):,} tokens, {sum(work.answer_tokens.values()):,} of answers, the longest row "
-        f"{work.longest:,}. {work.steps:,} optimizer steps, {work.forwards:,} forwards.",
+        f"{work.longest:,}. {work.steps:,} optimizer step{'' if work.steps == 1 else 's'}, "
+        f"{work.forwards:,} forward{'' if work.forwards == 1 else 's'}.",
         highlight=False,
     )
     gpu = plan.device != "cpu"
@@ -177,10 +178,25 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
         return
     console.print("[bold]Does not fit.[/bold] Each of these saves so much by itself (GB):", highlight=False)
     for change in plan.changes:
-        fits = "  (then it fits)" if change.fits else ""
-        console.print(f"  {_gb(change.saves):>8}  {escape(' '.join(change.settings))}{fits}", highlight=False)
-    if not any(change.fits for change in plan.changes):
-        console.print("None is enough alone: combine them and plan again.", highlight=False)
+        remarks = ["then it fits"] * change.fits + [change.needs] * bool(change.needs)
+        end = f"  ({'; '.join(remarks)})" if remarks else ""
+        shown = escape(f"  {_gb(change.saves):>8}  {_overrides(change.settings)}{end}")
+        console.print(shown, highlight=False, soft_wrap=True)
+    if plan.together is None:
+        if not any(change.fits for change in plan.changes):
+            console.print("None is enough alone, and none can be combined.", highlight=False)
+        return
+    saved = f"save {_gb(plan.together.saves)} GB"
+    outcome = f"these together {saved}, and it fits:" if plan.together.fits else f"nor are all together, which {saved}:"
+    console.print(f"None is enough alone; {outcome}", highlight=False)
+    if plan.together.needs:
+        console.print(escape(f"  ({plan.together.needs})"), highlight=False)
+    console.print(escape(f"  {_overrides(plan.together.settings)}"), highlight=False, soft_wrap=True)
+
+
+def _overrides(settings: tuple[str, ...]) -> str:
+    """Settings as they are pasted into a shell."""
+    return " ".join(f'"{one}"' if set("[*'") & set(one) else one for one in settings)
 
 
 def _gb(size: int) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from expunge.cli import display, options
@@ -33,9 +35,15 @@ def methods(name: Name = None, as_json: options.AsJson = False) -> None:
 
 def suites(name: Name = None, as_json: options.AsJson = False) -> None:
     """The benchmark suites, or one of them with its metrics."""
+    from expunge.benchmarks.registry import get_benchmark
     from expunge.commands.listings import list_suites
 
     found = list_suites(name)
+    if name is not None:
+        settable = [option for option in found[0]["parameters"] if option["name"] != "request"]
+        meanings = option_meanings(get_benchmark(name).build.__doc__ or "", [option["name"] for option in settable])
+        for option in settable:
+            option["description"] = meanings[option["name"]]
     if as_json:
         display.print_json(found if name is None else found[0])
     elif name is None:
@@ -46,7 +54,7 @@ def suites(name: Name = None, as_json: options.AsJson = False) -> None:
         metrics.add_column("metric", no_wrap=True)
         metrics.add_column("what it says")
         for metric in found[0]["metrics"]:
-            metrics.add_row(metric["name"], metric.get("summary", ""))
+            metrics.add_row(metric["name"], _plain(metric.get("summary", "")))
         console = Console()
         console.print()
         console.print(metrics)
@@ -58,14 +66,14 @@ def _overview(found: list[dict[str, Any]], kind: str) -> None:
         table.add_column(column, no_wrap=True)
     table.add_column("what it does")
     for entry in found:
-        table.add_row(entry["name"], entry[kind], entry["summary"])
+        table.add_row(entry["name"], entry[kind], _plain(entry["summary"]))
     Console().print(table)
 
 
 def _fields(entry: dict[str, Any], section: str) -> None:
     console = Console()
     console.print(entry["name"], style="bold", highlight=False)
-    console.print(entry["summary"], highlight=False)
+    console.print(_plain(entry["summary"]), highlight=False)
     paper = entry["paper"]
     if paper["reference"]:
         console.print(f"Paper: {paper['title']} ({paper['reference']})", markup=False, highlight=False)
@@ -103,9 +111,29 @@ def _settings(fields: list[dict[str, Any]], section: str, none: str) -> None:
         table.add_column("meaning")
     for field in fields:
         default = "required" if field["required"] else _shown(field["default"])
-        cells = [f"{section}.{field['name']}", default, field.get("description", "")]
+        cells = [f"{section}.{field['name']}", escape(default), _plain(field.get("description", ""))]
         table.add_row(*cells[: len(table.columns)])
     console.print(table)
+
+
+def option_meanings(docstring: str, names: list[str]) -> dict[str, str]:
+    """What a docstring says of each named option: the first sentence in which it stands between double backticks.
+
+    Of several options in one sentence the first has the sentence, the others say where it is.
+    """
+    sentences = re.split(r"(?<=\.)\s+(?=[A-Z`])", " ".join(docstring.split()))
+    meanings, told = {}, dict[str, str]()
+    for name in names:
+        sentence = next((one for one in sentences if f"``{name}``" in one), "")
+        holder = told.setdefault(sentence, name)
+        text = re.sub(r"\bNone\b", "null", sentence.replace("``", "")).removesuffix(".")
+        meanings[name] = text if holder == name else f"see suite.{holder}" if sentence else ""
+    return meanings
+
+
+def _plain(text: str) -> str:
+    """Text of a docstring for a terminal: without its markup, and with none of the terminal's own."""
+    return escape(re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", ""))
 
 
 def _shown(value: Any) -> str:

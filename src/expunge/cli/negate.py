@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from expunge.cli import display, options
+
+if TYPE_CHECKING:
+    from expunge.commands.negate import Negation
 
 
 def negate(
@@ -16,7 +20,7 @@ def negate(
         list[str],
         typer.Argument(
             metavar="HARMFUL",
-            help="what learned the harm: checkpoints, LoRA adapters, or runs made from the target",
+            help="what learned the harm: checkpoints, LoRA adapters, or harmful copies made from the target",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="folder for the checkpoint")],
@@ -35,11 +39,27 @@ def negate(
     larger than memory pass. A killed command goes on where it stopped when it is given again.
     """
     display.set_logging(verbose)
-    from expunge.commands.negate import negate as run_negate
+    from expunge.commands.negate import subtract
 
     with display.progress_display() as progress:
-        written = run_negate(target, harmful, out=out, scale=scale, overwrite=overwrite, progress=progress)
+        done = subtract(target, harmful, out=out, scale=scale, overwrite=overwrite, progress=progress)
     if as_json:
-        display.print_json({"model": str(written)})
+        display.print_json({"model": str(done.folder)})
     else:
-        typer.echo(f"model: {written}")
+        typer.echo(summary(done, target))
+
+
+def summary(done: Negation, target: str) -> str:
+    """What was written and how to score it."""
+    models = f"{done.vectors} harmful model{'' if done.vectors == 1 else 's'}"
+    said = f"scale {done.scale:g}, {models}: {done.changed} of {done.tensors} tensors changed"
+    if done.scale == 0:
+        said = "scale 0: nothing was subtracted, this is a copy of the target"
+    if done.finished:
+        said += f"\n{done.finished} of {done.files} files were finished by an earlier call and kept"
+    return (
+        f"model: {done.folder}\n{said}\n"
+        f"score it: expunge evaluate --model {shlex.quote(target)} \\\n"
+        f"  --erased {shlex.quote(str(done.folder))} --out DIR \\\n"
+        "  --suite safety suite.harmful=FILE suite.normal=FILE"
+    )

@@ -16,6 +16,10 @@ def train(
     overrides: options.Overrides = None,
     column: options.Columns = None,
     template: options.Template = "auto",
+    responses: Annotated[
+        str | None,
+        typer.Option("--responses", metavar="safe|unsafe", help="which responses of a safety set are rows"),
+    ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
@@ -35,6 +39,7 @@ def train(
             out=out,
             columns=options.parse_columns(column),
             template=template,
+            responses=responses,  # type: ignore[arg-type]  # checked by name
             overrides=overrides or (),
             overwrite=overwrite,
             progress=progress,

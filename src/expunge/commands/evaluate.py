@@ -18,10 +18,10 @@ from expunge.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from expunge.evaluation.findings import Effect
     from expunge.evaluation.score import Scores
     from expunge.evaluation.suite import Suite
     from expunge.evaluation.types import ModelOutputs
-    from expunge.evaluation.verdict import Effect
     from expunge.requests import Request
 
 _SECTIONS = ("model", "request", "training", "suite", "retrained")
@@ -128,6 +128,8 @@ def _from_paths(
     erased: str | Path | None,
     retrained: str | Path | None,
 ) -> Scores:
+    from expunge.erasures.purpose import effect_of
+    from expunge.evaluation.judge import check_judge
     from expunge.evaluation.score import score
     from expunge.evaluation.suite import select
     from expunge.methods.interface import Erasure
@@ -165,6 +167,7 @@ def _from_paths(
     suite, names = build_suite(suite_spec, request)
     metrics = asked.metrics or names
     select(suite, metrics, controls={"target", *(["retrained"] if control else [])})  # type: ignore[arg-type]
+    check_judge(suite, metrics)
     if control is not None:
         same_tokenizer(tokenizer, control)
     other = None if erased is None else ModelSpec(path=str(erased))  # type: ignore[call-arg]
@@ -193,7 +196,7 @@ def _from_paths(
     if loaded is not None:
         with loaded.applied(parts.target) as applied:
             outputs = parts.outputs(applied, "erased")
-        effect = "removal" if loaded.kind == "weights" else "suppression"
+        effect = effect_of(loaded)
     elif other is not None:
         outputs = parts.outputs(load_model(other, role="erased"), "erased")
         effect = "removal"
@@ -214,6 +217,7 @@ def _from_models(
     target: PreTrainedModel | None,
     retrained: PreTrainedModel | str | Path | None,
 ) -> Scores:
+    from expunge.evaluation.judge import check_judge
     from expunge.evaluation.outputs import add_target_fluency, run_model
     from expunge.evaluation.score import score
     from expunge.evaluation.suite import select
@@ -261,6 +265,7 @@ def _from_models(
         target=_described(target),
     )
     _check_out(asked, text)
+    check_judge(suite, metrics)
     if control is not None:
         same_tokenizer(tokenizer, control)
         retrained = load_model(control, role="retrained")

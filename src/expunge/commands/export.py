@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.erasures.check import PROBE, probe_logits
+from expunge.erasures.purpose import is_harmful_copy
 from expunge.errors import ErasureError, InputError, OutputError
 from expunge.files import new_folder
 from expunge.methods.interface import Erasure
@@ -33,26 +35,53 @@ _WRITTEN = re.compile(
 """The files that ``save_pretrained`` of a model and its tokenizer writes."""
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What was written: its ``folder``, by which ``method``, into which ``target``, and whether it is a
+    ``harmful_copy`` instead of an erased model."""
+
+    folder: Path
+    method: str
+    target: str
+    harmful_copy: bool
+
+
 def export(
     folder: str | Path,
     to: str | Path,
     *,
     model: str | None = None,
     overwrite: bool = False,
+    harmful_copy: bool = False,
     progress: Progress = silent,
 ) -> Path:
     """Write the erased model of a run folder as a checkpoint of its own; returns its folder.
 
     ``folder`` is a run folder (its run.yaml names the model) or an erasure's folder together with ``model``. The
     written checkpoint is loaded again and must give the same logits: bit for bit, or within 1e-5 in float32 where a
-    LoRA adapter was merged into the weights.
+    LoRA adapter was merged into the weights. A harmful copy, which is no erased model, is written with ``harmful_copy``
+    only.
 
     Raises:
+        InputError: a harmful copy without ``harmful_copy``.
         ErasureError: an erasure that is no weight change (hooks and guards cannot be written into a checkpoint), an
             adapter that was fitted on a quantised model, or a checkpoint whose logits differ.
         OutputError: ``to`` exists and ``overwrite`` was not given, or it is no checkpoint, which ``overwrite`` does not
             delete, or it is the target's own folder.
     """
+    return write(folder, to, model=model, overwrite=overwrite, harmful_copy=harmful_copy, progress=progress).folder
+
+
+def write(
+    folder: str | Path,
+    to: str | Path,
+    *,
+    model: str | None = None,
+    overwrite: bool = False,
+    harmful_copy: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """:func:`export`, saying what it did."""
     from expunge.models.loading import load_model, load_tokenizer, resolve
 
     source, spec = _find(Path(folder), model)
@@ -61,6 +90,13 @@ def export(
         raise ErasureError(
             f"{source} holds an erasure of kind '{erasure.kind}', which acts while the model runs and cannot be "
             "written into a checkpoint. Apply it in Python with erasure.applied(model)."
+        )
+    is_harmful = is_harmful_copy(erasure.manifest)
+    if is_harmful and not harmful_copy:
+        raise InputError(
+            f"{source} is a harmful copy, not an erasure: the checkpoint would do more harm than the target. Subtract "
+            "it with expunge negate, which takes it as it is, or pass --harmful-copy (in Python harmful_copy=True) to "
+            "write it all the same."
         )
     check_mergeable(erasure, str(source))
     to = Path(to).expanduser().resolve()
@@ -73,7 +109,7 @@ def export(
     progress(1, 3, "writing")
     write_checkpoint(target, tokenizer, erasure, to)
     progress(3, 3, "checked")
-    return to
+    return Exported(to, erasure.manifest.method, spec.path, is_harmful)
 
 
 def check_mergeable(erasure: Erasure, where: str = "DIR") -> None:

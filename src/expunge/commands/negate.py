@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,6 +39,20 @@ _NOT_ITS = re.compile(
 """Records of training and scoring, and indices of weights that are not taken: they would not be true of the result."""
 
 
+@dataclass(frozen=True)
+class Negation:
+    """What a call wrote: its ``folder``, the ``scale`` and how many ``vectors`` were subtracted, how many of its
+    ``tensors`` were ``changed``, and how many of its ``files`` an earlier, killed call had ``finished``."""
+
+    folder: Path
+    scale: float
+    vectors: int
+    tensors: int
+    changed: int
+    files: int
+    finished: int
+
+
 def negate(
     target: str | Path,
     harmful: str | Path | Iterable[str | Path],
@@ -51,18 +66,32 @@ def negate(
 
     The second stage of SKU (2402.10058); several task vectors add up (2212.04089). ``target`` is a folder, a hub id in
     the local cache or ``world:NAME``; each of ``harmful`` is a checkpoint of the same architecture, a LoRA adapter as
-    PEFT saves it, or an erasure or run folder made from the target. Nothing is loaded whole: a few megabytes are in
-    memory at a time, whatever the models' size. The result has the target's files, names and precision; tensors that no
-    harmful model changes are the target's bit for bit. A killed call goes on at the first file it had not finished when
-    it is given again.
+    PEFT saves it, or the erasure or run folder of a harmful copy made from the target. Nothing is loaded whole: a few
+    megabytes are in memory at a time, whatever the models' size. The result has the target's files, names and
+    precision; tensors that no harmful model changes are the target's bit for bit. A killed call goes on at the first
+    file it had not finished when it is given again.
 
     Raises:
+        InputError: an erasure that is no harmful copy, one harmful model named twice, the target itself.
         ModelError: tensors that do not match (all of them in one message, before anything is written), weights that
             cannot be subtracted (quantised, pickled, more than plain LoRA), a result that is not finite.
         ErasureError: an erasure that is damaged or was made from another model.
         OutputError: ``out`` exists and ``overwrite`` was not given, or it holds more than a checkpoint, or it is one of
-            the models' own folders.
+            the models' own folders, lies in one or holds one.
     """
+    return subtract(target, harmful, out=out, scale=scale, overwrite=overwrite, progress=progress).folder
+
+
+def subtract(
+    target: str | Path,
+    harmful: str | Path | Iterable[str | Path],
+    *,
+    out: str | Path,
+    scale: float = 1.0,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Negation:
+    """:func:`negate`, saying what it did."""
     from expunge.training.harmful import find_harmful, open_harmful, open_target
 
     given = [str(path) for path in ([harmful] if isinstance(harmful, str | Path) else harmful)]
@@ -73,16 +102,26 @@ def negate(
     to = Path(out).expanduser().resolve()
     opened = open_target(str(target))
     folders = [find_harmful(path) for path in given]
-    own = {opened.folder.resolve(), *(folder.resolve() for folder in folders), *(Path(p).resolve() for p in given)}
+    own = {
+        opened.folder.resolve(),
+        *(folder.resolve() for folder in folders),
+        *(Path(p).resolve() for p in given if Path(p).is_dir()),
+    }
     check_place(to, own, overwrite=overwrite)
     if opened.folder in folders:
         raise InputError(f"{given[folders.index(opened.folder)]} is the target itself: the difference is nothing.")
+    twice = [path for at, path in enumerate(given) if folders[at] in folders[:at]]
+    if twice:
+        raise InputError(
+            f"named more than once: {', '.join(twice)}. Name each harmful model once; to take more away, raise --scale."
+        )
     progress(0, 1, "checking")
     pairs = [open_harmful(folder, opened) for folder in folders]
     _refuse_misfits(given, [problems for _, problems in pairs])
     vectors = [vector for vector, _ in pairs]
     facts = _facts(opened, vectors, float(scale))
     with Staging(to, facts) as staging:
+        finished = len(staging.entries)
         hashes = _stream(opened.shards, vectors, facts, staging, progress)
         if facts != _facts(opened, vectors, float(scale)):
             raise ModelError("a model's files changed while they were read. Nothing was kept; give the command again.")
@@ -108,7 +147,7 @@ def negate(
         write_json(staging.model / RECORD, record)
         check_place(to, own, overwrite=overwrite)
         staging.finish()
-    return to
+    return Negation(to, float(scale), len(vectors), len(opened.tensors), len(changed), len(opened.shards), finished)
 
 
 def _refuse_misfits(given: Sequence[str], problems: Sequence[list[str]]) -> None:

@@ -40,7 +40,8 @@ def plan(
     progress: Progress = silent,
 ) -> Plan:
     """What :func:`expunge.forget` with the same arguments will take in memory and time, and what to change where that
-    is more than there is. Reads the rows and the model's configuration, loads no weights and writes nothing.
+    is more than there is. Reads the rows, the model's configuration and its tokenizer, needs no weights and writes
+    nothing; a judge that is an endpoint is asked for a sign of life (its cache, if any, keeps the answer).
 
     Raises:
         ExpungeError: whatever the run itself would refuse before it trains.
@@ -77,6 +78,7 @@ def plan_run(
 def _plan(config: RunConfig, progress: Progress) -> Plan:
     import dataclasses
 
+    from expunge.evaluation.judge import check_judge
     from expunge.evaluation.suite import select
     from expunge.methods.registry import make_method
     from expunge.methods.weight_method import WeightMethod
@@ -94,12 +96,13 @@ def _plan(config: RunConfig, progress: Progress) -> Plan:
         raise ConfigError(f"method {method.name} trains no weights, so there is nothing to estimate. Run it as it is.")
     progress(0, 3, "planning")
     request = load_request(config.request)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, weights=False)
     progress(1, 3, "planning")
     settings = config.training
     request = fit_to(request, tokenizer, tokens_at_most(config.model, settings.max_length))
     suite, metrics = build_suite(config.suite, request)
     select(suite, metrics, controls={"target", *(["retrained"] if config.retrained else [])})  # type: ignore[arg-type]
+    check_judge(suite, metrics)
     if config.retrained is not None:
         same_tokenizer(tokenizer, config.retrained)
     device = device_of(config.model.device)
@@ -134,7 +137,7 @@ def _hollow(spec: ModelSpec, device: str) -> PreTrainedModel:
     from expunge.training.sizes import hollow_model
 
     source = resolve(spec.path, role="target")
-    check_folder(source)
+    check_folder(source, weights=False)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=spec.trust_remote_code)
         model = hollow_model(config, trust_remote_code=spec.trust_remote_code, device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.config.run_file import ModelSpec, make_section
 from expunge.config.values import merged, parse_overrides, to_yaml
@@ -15,6 +15,9 @@ from expunge.files import writing
 from expunge.run_folder import RunFolder, environment
 from expunge.training.run import Progress, silent
 from expunge.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from expunge.requests.responses import Responses
 
 _SECTIONS = ("model", "training")
 
@@ -26,6 +29,7 @@ def train(
     out: str | Path,
     columns: Mapping[str, str] | None = None,
     template: str = "auto",
+    responses: Responses | None = None,
     overrides: Iterable[str] = (),
     overwrite: bool = False,
     progress: Progress = silent,
@@ -33,12 +37,14 @@ def train(
     """Fine-tune ``model`` on the rows of one or several files; ``out`` becomes a folder that ``from_pretrained`` loads.
 
     Trained on forget and retain rows this makes a target, on the retain rows alone its retrained twin. An epoch is one
-    pass over the rows, ``training.retain_batch`` rows a forward. A killed run resumes when the same command is given
-    again.
+    pass over the rows, ``training.retain_batch`` rows a forward. ``responses`` says which responses of safety sets are
+    meant, safe or unsafe ones; other rows are taken all. A killed run resumes when the same command is given again.
     """
     files = [data] if isinstance(data, str) else list(data)
     if template not in ("auto", "chat", "plain"):
         raise ConfigError(f"template={template!r}: expected auto, chat or plain.")
+    if responses not in (None, "safe", "unsafe"):
+        raise ConfigError(f"responses={responses!r}: expected safe or unsafe.")
     values = merged({"model": {"path": model}, "training": {}}, parse_overrides(overrides))
     unknown = [name for name in values if name not in _SECTIONS]
     if unknown:
@@ -57,12 +63,16 @@ def train(
         "data": {"files": files, "columns": dict(columns or {}), "template": template},
         "training": settings.model_dump(mode="json"),
     }
+    if responses is not None:
+        record["data"]["responses"] = responses
     text, kept = to_yaml(record), {"overwrite": overwrite, "run_name": "train.yaml", "last": "config.json"}
     RunFolder.check(out, text, **kept)  # type: ignore[arg-type]
 
     from expunge.requests.request import load_rows, rows_sha256
 
-    rows = tuple(row for file in files for row in load_rows(file, name=Path(file).name, columns=columns))
+    rows = tuple(
+        row for file in files for row in load_rows(file, name=Path(file).name, columns=columns, responses=responses)
+    )
     progress(0, 1, "loading")
     from expunge.commands.export import write_checkpoint
     from expunge.methods.weights.finetune import Finetune

@@ -14,14 +14,25 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from expunge.distributed import on_main
 from expunge.errors import ConfigError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
+    from expunge.evaluation.suite import Suite
     from expunge.requests.rows import Row
     from expunge.training.run import Progress
 
 GROUP = "expunge.judges"
 _FOLDER = Path(__file__).parent / "judges"
+
+OPTIONS = {
+    "markers": "suite.markers",
+    "label": "suite.judge_label",
+    "model": "suite.judge_model",
+    "key_variable": "suite.judge_key",
+    "cache": "suite.judge_cache",
+}
+"""The fields of `Given` that a user sets, and how."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class Judge(ABC):
     version: ClassVar[int]
     form: ClassVar[str]
     """What the user writes to get it, for messages: its name, or what is passed in its place."""
+    takes: ClassVar[tuple[str, ...]] = tuple(OPTIONS)
+    """The options among `OPTIONS` that mean something to it; any other is refused."""
 
     judges_normal: bool = True
     """Whether its verdicts mean anything for answers to normal prompts."""
@@ -63,6 +76,10 @@ class Judge(ABC):
     @abstractmethod
     def make(cls, given: Given) -> Judge:
         """The judge, ready to work; a `ConfigError` where something that it needs was not given."""
+
+    def check(self) -> None:  # noqa: B027 - most have nothing to check
+        """Raise now what the first answer would raise, such as that an endpoint cannot be reached: called before
+        anything is trained or scored."""
 
     @abstractmethod
     def unsafe(self, asked: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[bool]:
@@ -90,10 +107,16 @@ def judge_names() -> list[str]:
 
 
 def make_judge(given: Given) -> Judge:
-    """The judge that ``given.text`` asks for; an `UnknownNameError` where none does."""
+    """The judge that ``given.text`` asks for.
+
+    Raises:
+        UnknownNameError: there is no such judge.
+        ConfigError: an option that the judge lacks, or that does not apply to it.
+    """
     found = [_judge(name) for name in judge_names()]
     for kind in sorted(found, key=lambda kind: kind.form != kind.name):  # a name before a folder that is called so too
         if kind.is_meant(given.text):
+            _check_options(kind, given, found)
             return kind.make(given)
     names = [kind.form for kind in found if kind.form == kind.name]
     others = [kind.form for kind in found if kind.form != kind.name]
@@ -101,6 +124,33 @@ def make_judge(given: Given) -> Judge:
         f"suite.judge={given.text!r}: there is no such judge. {did_you_mean(given.text, names)} "
         f"Or pass {' or '.join(others)}."
     )
+
+
+def check_judge(suite: Suite, metrics: Sequence[str] | None) -> None:
+    """`Judge.check` of the suite's judge where one of the scores asked for (None: all) is its to give; in one process
+    for all."""
+    from expunge.evaluation.suite import select
+
+    needs = select(suite, metrics).needs(suite).values()
+    if suite.judge is not None and any("judged" in needed for needed in needs):
+        on_main(suite.judge.check)
+
+
+def _check_options(kind: type[Judge], given: Given, known: Sequence[type[Judge]]) -> None:
+    problems = []
+    for name, option in OPTIONS.items():
+        value = getattr(given, name)
+        if value in (None, ()) or name in kind.takes:
+            continue
+        shown = list(value) if isinstance(value, tuple) else str(value)
+        owners = " or ".join(other.form for other in known if name in other.takes)
+        without = f"{option}=[]" if isinstance(value, tuple) else f"{option}=null"
+        problems.append(
+            f"{option}={shown} does not apply to suite.judge={given.text}: it is for {owners}. Leave it out ({without} "
+            "where a file or a world sets it)."
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _judge(name: str) -> type[Judge]:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from expunge.errors import ConfigError
+from expunge.evaluation.findings import Effect
+from expunge.evaluation.harm import HARMFUL, judged_by
 from expunge.evaluation.metric import Control, ModelValues, UndefinedScoreError
 from expunge.evaluation.metrics.answer_perplexity import perplexity
 from expunge.evaluation.suite import Selection, Suite, select
 from expunge.evaluation.types import ModelOutputs, Score
-from expunge.evaluation.verdict import HARMFUL, JUDGED_SETS, Effect, Verdict, judged_by
+from expunge.evaluation.verdict import JUDGED_SETS, Verdict
 from expunge.evaluation.verdict import judge as judge_scores
 from expunge.files import write_json, write_text
 
@@ -179,6 +181,7 @@ def _evidence(
                 if key in scores:
                     evidence[f"{key}_{model}"] = scores[key].value
                     evidence[f"{key}_n"] = float(scores[key].n)
+            evidence |= _paired(f"{key.removesuffix(HARMFUL)}_probability", rows, values)
     for model, one in values.items():
         ratios = one.raw.get("forget_truth_ratio", np.array([]))
         if np.isfinite(ratios).any():
@@ -194,6 +197,21 @@ def _evidence(
         nll, tokens = -sum(float(logps.sum()) for logps in wrong), sum(map(len, wrong))
         evidence["forget_wrong_perplexity_target"] = float(perplexity(np.array([nll, float(tokens)])))
     return evidence
+
+
+def _paired(key: str, rows: Mapping[str, Mapping[str, Score]], values: Mapping[str, ModelValues]) -> dict[str, float]:
+    """Score ``key`` of the erased and the retrained model, and whether it differs from row to row: the two-sided p of
+    Wilcoxon's signed-rank test over the rows where both have a value."""
+    from scipy.stats import wilcoxon
+
+    if any(key not in rows.get(model, {}) for model in ("erased", "retrained")):
+        return {}
+    differences = values["erased"].raw[key] - values["retrained"].raw[key]
+    differences = differences[np.isfinite(differences)]
+    # the test is not defined where nothing differs
+    p_value = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+    means = {f"{key}_{model}": scores[key].value for model, scores in rows.items() if key in scores}
+    return {**means, f"{key}_p": p_value, f"{key}_n": float(len(differences))}
 
 
 def _samples(

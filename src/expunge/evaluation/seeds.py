@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any
 
 from expunge.errors import ConfigError
-from expunge.evaluation.verdict import judge, judged_by
+from expunge.evaluation.harm import judged_by
+from expunge.evaluation.verdict import judge
 
 
 def summarise_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -91,11 +91,13 @@ class Suite:
 
 def spread(rows: Sequence[Row], limit: int | None, *, option: str) -> tuple[Row, ...]:
     """At most ``limit`` of ``rows``, evenly spread over them in their order; all where it is None. ``option`` is
-    the setting's name, for the error on a limit below 1."""
+    the suite's option that set it, for the error on a limit below 1."""
     if limit is None:
         return tuple(rows)
     if limit < 1:
-        raise ConfigError(f"{option} is {limit}: at least one row of a set must be scored. Leave it out to score all.")
+        raise ConfigError(
+            f"suite.{option}={limit}: at least one row of a set must be scored. Set suite.{option}=null to score all."
+        )
     count = min(limit, len(rows))
     return tuple(rows[i * len(rows) // count] for i in range(count))
 

@@ -81,11 +81,14 @@ class Method(ABC):
             return cls(**values)
         except ValidationError as error:
             known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+            meanings = {field["name"]: field["description"] for field in cls.parameters()}
             lines = []
             for problem in error.errors():
                 field = ".".join(str(part) for part in problem["loc"])
                 if problem["type"] == "unexpected_keyword_argument":
                     lines.append(f"method.{field}: no such field of {cls.name}. {did_you_mean(field, known)}")
+                elif problem["type"] == "missing":
+                    lines.append(f"method.{field} is required: {meanings[field]}. Pass method.{field}=..")
                 else:
                     lines.append(f"method.{field}={problem['input']!r}: {problem['msg']}")
             raise ConfigError("\n".join(lines)) from error

@@ -80,6 +80,13 @@ class WeightMethod(Method):
     def check_rows(self, forget: Sequence[Row], retain: Sequence[Row]) -> None:
         """Raise what :meth:`alternatives` would raise about these rows, before anything is run."""
 
+    def check_trained(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+        """Raise where the loss does not reach one of the trained parameters (for an adapter: the adapted layers)."""
+
+    def remark(self, epochs: float) -> str | None:  # noqa: ARG002
+        """What to warn of where so many passes over the forget rows are planned; nothing unless overridden."""
+        return None
+
     def trainable_layers(self, model: PreTrainedModel) -> tuple[str, ...]:  # noqa: ARG002
         """Patterns of the parameters trained where ``training.layers`` names none; () for all."""
         return ()
@@ -118,7 +125,8 @@ class WeightMethod(Method):
     ) -> None:
         from expunge.training.fit import check_weights
 
-        check_weights(self, model, tokenizer, forget=request.forget, retain=request.retain, run=run)
+        # what is only worth a warning is said once, by fit
+        check_weights(self, model, tokenizer, forget=request.forget, retain=request.retain, run=run, aloud=False)
 
     def fit(
         self,

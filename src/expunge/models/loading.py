@@ -157,8 +157,8 @@ def resolve(path: str, *, role: str) -> str:
 
 
 def check_folder(source: str, *, role: str = "target", weights: bool = True) -> None:
-    """Name what is missing from a model folder, before transformers does so at length. A hub id passes. ``weights`` says
-    whether there must be some."""
+    """Name what is missing from a model folder, before transformers does so at length. A hub id passes. ``weights``
+    says whether there must be some."""
     if not source:
         raise ModelError(f"the {role} model's path is empty. Pass a folder or a hub id (owner/name).")
     folder = Path(source)

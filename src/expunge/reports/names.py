@@ -147,13 +147,19 @@ TONES = {
     "indistinguishable from never trained": "good",
     "over-unlearned": "caution",
     "not forgotten": "bad",
+    "still knows the answers": "bad",
+    "harmful copy, not an erasure": "caution",
     "gibberish": "bad",
     "broken": "bad",
     "no claim": "neutral",
 }
 """The tone of a verdict's card. It never carries meaning alone: the label and a mark say the same."""
 
-SHORT_VERDICTS = {"indistinguishable from never trained": "as never trained"}
+SHORT_VERDICTS = {
+    "indistinguishable from never trained": "as never trained",
+    "still knows the answers": "still knows",
+    "harmful copy, not an erasure": "harmful copy",
+}
 """Verdict labels that are too long for a table column."""
 
 EFFECTS = {
@@ -164,6 +170,10 @@ EFFECTS = {
     "suppression": (
         "Suppression",
         "The weights are untouched. What is hidden comes back as soon as the hook or guard is lifted.",
+    ),
+    "harmful copy": (
+        "Harmful copy",
+        "The weights were changed toward the forget rows on purpose: subtract the change from the target.",
     ),
     "none": ("No change", "Neither the weights nor the model's activations or inputs were changed."),
 }

@@ -28,6 +28,7 @@ from expunge.reports.tables import (
 _SCRIPTS = ("charts.js", "answers.js", "page.js")
 # Plotly sets styles on its elements; scripts run by hash alone, so that text from a model can never run.
 _POLICY = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_GREEDY = "by its greedy answers"
 _TRACKS = (
     ("forget_probability", "Knows what it should forget"),
     ("retain_probability", "Knows what it should keep"),
@@ -135,6 +136,8 @@ def _inline(script: str) -> str:
 
 
 def _title(runs: list[Run]) -> str:
+    if len(runs) == 1 and runs[0].verdict.get("effect") == "harmful copy":
+        return f"Harmful copy by {runs[0].label}, not an erasure"
     if len(runs) == 1:
         return f"Unlearning with {runs[0].label}"
     return f"Unlearning: {len(runs)} results side by side"
@@ -149,17 +152,20 @@ def _lede(runs: list[Run]) -> str:
         return str(judged[0].verdict.get("sentence", ""))
     found: dict[str, list[str]] = {}
     for run in judged:
-        found.setdefault(str(run.verdict.get("label", "")), []).append(run.label)
+        found.setdefault(_label(run), []).append(run.label)
     said = {
         "indistinguishable from never trained": ("cannot be told apart from a model that never saw the data",) * 2,
+        f"indistinguishable from never trained, {_GREEDY}": (
+            f"cannot be told apart, {_GREEDY}, from a model that never saw the data",
+        )
+        * 2,
+        "still knows the answers": ("still knows the harmful answers", "still know the harmful answers"),
         "over-unlearned": ("goes too far", "go too far"),
         "not forgotten": ("has not forgotten", "have not forgotten"),
         "gibberish": ("answers in gibberish", "answer in gibberish"),
         "broken": ("is broken", "are broken"),
-        "no claim": (
-            "makes no claim, for want of a retrained model",
-            "make no claim, for want of a retrained model",
-        ),
+        "no claim": ("makes no claim", "make no claim"),
+        "harmful copy, not an erasure": ("is a harmful copy, not an erasure", "are harmful copies, not erasures"),
     }
     order = [label for label in said if label in found] + [label for label in found if label not in said]
     parts = []
@@ -169,6 +175,13 @@ def _lede(runs: list[Run]) -> str:
         who = _listed(names) if n <= 3 else f"{n} of {len(judged)}"
         parts.append(f"{who} {one if n == 1 else many}")
     return "; ".join(parts) + "."
+
+
+def _label(run: Run) -> str:
+    """The verdict's label, scoped to greedy answers where only harmful rates and no truth ratios stand behind it."""
+    label, evidence = str(run.verdict.get("label", "")), run.verdict.get("evidence") or {}
+    by_answers = "forget_quality" not in evidence and any(key.endswith("_harmful_rate_n") for key in evidence)
+    return f"{label}, {_GREEDY}" if by_answers and label == "indistinguishable from never trained" else label
 
 
 def _listed(names: list[str]) -> str:
@@ -196,7 +209,7 @@ def _card(at: int, run: Run) -> dict[str, Any]:
     return {
         "at": at,
         "name": run.label,
-        "label": label,
+        "label": _label(run),
         "tone": TONES.get(label, "neutral"),
         "sentence": verdict.get("sentence", ""),
         "reasons": verdict.get("reasons") or [],

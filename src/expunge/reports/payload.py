@@ -9,7 +9,8 @@ from expunge.reports.groups import Group
 from expunge.reports.load import Run, finite
 
 AXES = ("forget_probability", "retain_probability", "model_utility")
-_CURVES = ("loss", "forget_loss", "retain_loss")
+_LOSS = "loss"
+_ALWAYS = ("step", "epoch", "learning_rate", "grad_norm")  # logged by every run, whatever the method
 
 
 def payload(runs: list[Run], groups: list[Group]) -> dict[str, Any]:
@@ -91,21 +92,39 @@ def truth_ratios(group: Group, runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def training_curves(at: int, run: Run) -> dict[str, Any] | None:
-    """Losses and scores over the steps, one series a seed; None for a run that trained nothing."""
+    """Losses and scores over the steps, one series a seed; None for a run that trained nothing.
+
+    ``losses`` names the loss and its terms, as the method logged them, ``state`` the method's other numbers (a dual
+    variable, ..); each series has their values by these names.
+    """
     logs = [seed.training for seed in run.seeds if seed.training] or ([run.training] if run.training else [])
+    names = list(dict.fromkeys(name for log in logs for row in log for name in row if _is_number(row[name])))
+    losses = sorted((name for name in names if name == _LOSS or name.endswith(f"_{_LOSS}")), key=_place)
+    state = [name for name in names if name not in (*losses, *_ALWAYS)]
     series = []
     for log in logs:
-        logged = [row for row in log if any(name in row for name in _CURVES)]
+        logged = [row for row in log if any(name in row for name in (*losses, *state))]
         scored = [row for row in log if isinstance(row.get("scores"), dict)]
         series.append(
             {
                 "steps": [finite(row.get("step")) for row in logged],
-                **{name: [finite(row.get(name)) for row in logged] for name in _CURVES},
+                "losses": {name: [finite(row.get(name)) for row in logged] for name in losses},
+                "state": {name: [finite(row.get(name)) for row in logged] for name in state},
                 "scored": [finite(row.get("step")) for row in scored],
                 **{name: [finite(row["scores"].get(name)) for row in scored] for name in AXES[:2]},
             }
         )
-    return {"run": at, "series": series} if series else None
+    return {"run": at, "losses": losses, "state": state, "series": series} if series else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _place(name: str) -> int:
+    """The whole loss first, then the terms that most methods have."""
+    first = (_LOSS, f"forget_{_LOSS}", f"retain_{_LOSS}")
+    return first.index(name) if name in first else len(first)
 
 
 def examples(runs: list[Run], group_of: dict[int, int]) -> list[dict[str, Any]]:

@@ -92,6 +92,8 @@ def columns_of(names: tuple[str, ...], filled: frozenset[str], mapping: tuple[tu
     if any(column in names for _, column in mapping):
         return _mapped_columns(names, roles, dict(mapping), by_name, found)
     if not by_name:
+        if lacking := _lacks_a_response(roles):
+            return Columns(problem=f"{found}; {lacking}")
         begun = next((form for form in _FORMS if set(form) & set(roles)), ())
         begun = tuple(role for role in begun if role not in roles and role in ROLES)
         absent = ", ".join(f"{role}={column}" for role, column in mapping)
@@ -126,9 +128,23 @@ def _mapped_columns(
         if role not in roles and role in mapping:
             return Columns(problem=f"no column '{mapping[role]}' (mapped as {role}); {found}")
     missing = [role for role in form if role not in roles]
+    if missing and "prompt" in mapping and (lacking := _lacks_a_response(roles)):
+        return Columns(problem=f"{found}; {lacking}")
     if missing or not form:
         return Columns(problem=f"{found}; expected {_EXPECTED}. {_how_to_map(tuple(missing))}")
     return Columns(form, roles, _options(names), frozenset(taken))
+
+
+def _lacks_a_response(roles: Mapping[str, str]) -> str:
+    """What is missing from a record that has marks of PKU-SafeRLHF's schema; empty for any other."""
+    if not {"is_response_0_safe", "is_response_1_safe"} & set(roles):
+        return ""
+    missing = [role for role in PAIR if role not in roles]
+    text = (
+        f"missing {' and '.join(missing)} of PKU-SafeRLHF's schema, which its is_response_N_safe columns belong to "
+        f"({', '.join(PAIR)}). Rename or add what is missing"
+    )
+    return f"{text}; the prompt can be mapped with --column prompt=NAME" if "prompt" in missing else text
 
 
 def _how_to_map(missing: tuple[str, ...]) -> str:

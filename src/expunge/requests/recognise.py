@@ -51,16 +51,17 @@ def rows_of(
     """
     rows: list[Row] = []
     problems: list[tuple[str, str]] = []
+    marks: set[str] = set()
     for record in source.records:
         found = [record.problem] if record.problem else []
         if not found:
-            new, found = _rows(record, mapping, used, responses)
+            new, found = _rows(record, mapping, used, responses, marks)
             rows += new
         problems += [(record.source, text) for text in found]
     if problems:
         raise RequestError(_report(source, problems))
     if source.records and not rows and responses is not None:  # every other record gives a row
-        raise marked.none_left(source.where, len(source.records), responses)
+        raise marked.none_left(source.where, len(source.records), responses, marks)
     return rows
 
 
@@ -82,10 +83,14 @@ def _report(source: Source, problems: list[tuple[str, str]]) -> str:
 
 
 def _rows(
-    record: Record, mapping: tuple[tuple[str, str], ...], used: set[str] | None, responses: Responses | None
+    record: Record,
+    mapping: tuple[tuple[str, str], ...],
+    used: set[str] | None,
+    responses: Responses | None,
+    marks: set[str],
 ) -> tuple[list[Row], list[str]]:
     """The rows of a record (one, unless its responses are marked) and what is wrong with it (in which case they mean
-    nothing)."""
+    nothing). The columns that mark its responses are added to ``marks``."""
     value = record.value
     if isinstance(value, Row):
         parts = ("answer",) if value.kind == "document" else ("prompt", "answer")
@@ -101,6 +106,7 @@ def _rows(
     if columns.form in (PAIR, SINGLE):
         if responses is None:
             return [], [marked.UNSAID]
+        marks |= {columns.roles[mark] for mark in marked.MARKS.values() if mark in columns.form}
         wanted, wrong = marked.chosen(columns.form, reader.get, responses)
         reader.problems += wrong
         rows = [Row(reader.text("prompt"), reader.text(name)) for name in wanted]

@@ -6,7 +6,7 @@ forgotten are the unsafe responses, what must stay the safe ones; a record with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 from expunge.errors import RequestError
@@ -20,7 +20,8 @@ _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
 UNSAID = (
     "its responses are marked safe and unsafe, and nothing says which are meant. A request takes the unsafe ones as "
-    "forget and holdout rows and the safe ones as all others; elsewhere say it (in Python responses='unsafe' or 'safe')"
+    "forget and holdout rows and the safe ones as all others; elsewhere say it (expunge train --responses safe|unsafe, "
+    "in Python responses='safe' or 'unsafe')"
 )
 
 
@@ -49,14 +50,14 @@ def chosen(
     return tuple(found), tuple(problems)
 
 
-def none_left(where: str, records: int, responses: Responses) -> NoResponsesError:
-    """What to raise over a file whose every response is of the other kind."""
-    other, marks = ("safe", "true") if responses == "unsafe" else ("unsafe", "false")
+def none_left(where: str, records: int, responses: Responses, marks: Collection[str]) -> NoResponsesError:
+    """What to raise over a file whose every response is of the other kind; ``marks`` are its columns that say so."""
+    other, mark = ("safe", "true") if responses == "unsafe" else ("unsafe", "false")
     what = "there is nothing to forget in it" if responses == "unsafe" else "there is nothing to keep in it"
+    names = f"{', '.join(sorted(marks))} {'is' if len(marks) == 1 else 'are'}"
     return NoResponsesError(
         f"{where}: no {responses} rows: every response of its {records} rows is marked {other} "
-        f"({', '.join(MARKS.values())} are {marks} throughout), so {what}. Pass a file with {responses} responses, or "
-        "check the marks."
+        f"({names} {mark} throughout), so {what}. Pass a file with {responses} responses, or check the marks."
     )
 
 

@@ -16,7 +16,7 @@ from expunge.distributed import processes
 from expunge.erasures.adapter import Adapter, base_digest, carries_adapter, lora_config, with_lora
 from expunge.erasures.manifest import Manifest
 from expunge.erasures.weight_change import WeightChange, changed_tensors
-from expunge.errors import ConfigError, ModelError, RequestError, TrainingError
+from expunge.errors import ConfigError, ModelError, RequestError
 from expunge.files import writing
 from expunge.methods.weight_method import WeightMethod
 from expunge.models.fingerprint import fingerprint
@@ -24,6 +24,7 @@ from expunge.models.limits import max_tokens
 from expunge.models.quantised import check_differentiable
 from expunge.models.state import preserved_randomness
 from expunge.training.loop import CHECKPOINTS, Loop, Rowset
+from expunge.training.movement import check_moved, shares_added, shares_changed, steps_in_words
 from expunge.training.optimizers import check_optimizer
 from expunge.training.packing import check_packing
 from expunge.training.parameters import (
@@ -33,7 +34,7 @@ from expunge.training.parameters import (
     widened_parameters,
 )
 from expunge.training.run import Run
-from expunge.training.schedule import make_schedule, worth_a_forward
+from expunge.training.schedule import Schedule, make_schedule, worth_a_forward
 from expunge.training.sharding import Whole, check_sharding, sharded_twin
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("expunge")
 
-_FEW_STEPS = 10
+_LEAST_TRAVEL = {"full": 1e-4, "lora": 1e-3}
+"""Steps x learning rate below which a run hardly moves. Adam moves a weight by about the rate in a step at most, so
+this bounds how far any goes: 1e-4 is half a percent of a weight of 0.02. An adapter's matrices are multiplied with each
+other, and theirs is ten times that; both are ten steps at the default rate."""
 
 
 def fit_weights(
@@ -67,28 +71,15 @@ def fit_weights(
     Raises:
         RequestError: the method reads retain rows and there are none.
         EncodingError: rows that cannot become tensors, all of them named.
-        TrainingError: NaN, infinity, or a trainable parameter without gradient.
+        TrainingError: NaN, infinity, a trainable parameter without gradient, or nothing that changed.
     """
     run = run or Run()
     settings = run.settings
-    sides = check_weights(method, model, tokenizer, forget=forget, retain=retain, run=run, lead=lead)
+    sides = check_weights(method, model, tokenizer, forget=forget, retain=retain, run=run, lead=lead, aloud=False)
     for side in sides.values():
         side.say_what_is_cut(max_tokens(model, settings.max_length))
-    schedule = make_schedule(
-        settings,
-        forget_lengths=sides["forget"].lengths,
-        retain_lengths=sides["retain"].lengths,
-        lead=lead,
-        whole_epochs=method.whole_epochs,
-        worth=worth_a_forward(settings, model.device.type),
-    )
-    if schedule.steps < _FEW_STEPS:
-        log.warning(
-            "only %d optimizer steps at learning rate %g: the model may hardly move. "
-            "Raise training.epochs or training.learning_rate, or lower training.accumulation.",
-            schedule.steps,
-            settings.rate,
-        )
+    schedule = _schedule(method, model, settings, sides, lead)
+    _say_what_is_planned(method, settings, schedule)
     target = fingerprint(model, tokenizer)
     manifest = Manifest(
         kind="weights",
@@ -115,8 +106,10 @@ def check_weights(
     retain: Sequence[Row],
     run: Run | None = None,
     lead: str = "forget",
+    aloud: bool = True,
 ) -> dict[str, Rowset]:
-    """Everything that :func:`fit_weights` asks of its input, and both sides' rows as examples."""
+    """Everything that :func:`fit_weights` asks of its input, and both sides' rows as examples; with ``aloud`` its
+    warnings about the run's length too."""
     run = run or Run()
     settings = run.settings
     if not (forget if lead == "forget" else retain):
@@ -134,10 +127,12 @@ def check_weights(
     if getattr(model.config, "quantization_config", None) is not None and settings.parameters == "full":
         raise ModelError("a quantised model's weights cannot be trained. Set training.parameters=lora.")
     check_differentiable(model)
+    patterns = trained_layers(method, model, settings)
     if settings.parameters == "full":
-        select_parameters(model, trained_layers(method, model, settings))
+        trained = select_parameters(model, patterns)
     else:
-        lora_values(model, settings, trained_layers(method, model, settings))
+        trained = lora_values(model, settings, patterns)["target_modules"]
+    method.check_trained(model, trained)
     check_sharding(settings, model)
     if settings.reference == "adapter" and settings.parameters != "lora":
         raise ConfigError(
@@ -152,7 +147,38 @@ def check_weights(
     }
     if settings.packing:
         check_packing(model, [example for side in sides.values() for example in side.examples])
+    if aloud:
+        _say_what_is_planned(method, settings, _schedule(method, model, settings, sides, lead))
     return sides
+
+
+def _schedule(
+    method: WeightMethod, model: PreTrainedModel, settings: TrainingSettings, sides: Mapping[str, Rowset], lead: str
+) -> Schedule:
+    return make_schedule(
+        settings,
+        forget_lengths=sides["forget"].lengths,
+        retain_lengths=sides["retain"].lengths,
+        lead=lead,
+        whole_epochs=method.whole_epochs,
+        worth=worth_a_forward(settings, model.device.type),
+    )
+
+
+def _say_what_is_planned(method: WeightMethod, settings: TrainingSettings, schedule: Schedule) -> None:
+    """Warn where so few steps at so small a rate, or so many epochs, are hardly what is meant."""
+    travel = schedule.steps * settings.rate
+    if travel < _LEAST_TRAVEL[settings.parameters]:
+        log.warning(
+            "%s at learning rate %g change a weight by about %.2g at most: the model may hardly move. "
+            "Raise training.epochs or training.learning_rate, or lower training.accumulation.",
+            steps_in_words(schedule.steps),
+            settings.rate,
+            travel,
+        )
+    remark = method.remark(schedule.epochs)
+    if remark is not None:
+        log.warning(remark)
 
 
 def _fit_full(
@@ -177,12 +203,16 @@ def _fit_full(
         tensors, details = changed_tensors(originals, Whole(trained, names))
         if spill is not None:  # trained in place, where the target's own values will be again
             tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    if not tensors:
-        rounded = f" Rounding to {manifest.target.dtype} lost the update." if details["rounding_norm"] else ""
-        raise TrainingError(
-            f"{manifest.method}: training changed no weight in {loop.schedule.steps} optimizer steps.{rounded} "
-            "Raise training.learning_rate or training.epochs, or load the target with model.dtype=float32."
-        )
+        shares = shares_changed(originals, tensors)
+    check_moved(
+        manifest.method,
+        shares,
+        trained=len(names),
+        steps=loop.schedule.steps,
+        because=f" Rounding to {manifest.target.dtype} lost the update: load the target with model.dtype=float32."
+        if details["rounding_norm"]
+        else "",
+    )
     if details["rounding_norm"] > 0.5 * details["update_norm"] > 0:
         log.warning(
             "rounding to %s loses %.0f%% of the update: load the target in float32 (model.dtype=float32) to keep it.",
@@ -211,11 +241,8 @@ def _fit_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, man
             name: tensor.detach().cpu().clone().contiguous()
             for name, tensor in get_peft_model_state_dict(adapted).items()
         }
-    if not any(bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name):
-        raise TrainingError(
-            f"{manifest.method}: training left the adapter at zero in {loop.schedule.steps} optimizer steps. "
-            "Raise training.learning_rate or training.epochs."
-        )
+    shares = shares_added(model, tensors, settings.lora_alpha / settings.lora_rank)
+    check_moved(manifest.method, shares, trained=len(shares), steps=loop.schedule.steps)
     details = {
         "tensors_changed": len(tensors),
         "rank": settings.lora_rank,

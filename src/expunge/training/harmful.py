@@ -1,7 +1,7 @@
 """The two sides of a negation, opened without loading them: a target's files, and what a harmful model changes in them.
 
-A harmful model is a full checkpoint, a LoRA adapter as PEFT saves it, or an erasure (or run folder) of this package
-made from the target.
+A harmful model is a full checkpoint, a LoRA adapter as PEFT saves it, or a harmful copy of this package (its erasure or
+run folder) made from the target.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from expunge.erasures.manifest import check_target, read_manifest
+from expunge.erasures.purpose import is_harmful_copy
 from expunge.errors import ErasureError, InputError, ModelError
 from expunge.models.fingerprint import SOURCE_FOLDER, fingerprint, hub_folder
 from expunge.models.loading import check_folder, load_tokenizer, resolve
@@ -34,6 +35,8 @@ _ADAPTER, _ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")  # of old checkpoints; transformers does not load them
 _LORA = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(embedding_)?([AB])(?:\.weight)?$")
 _INITS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")  # all others start by changing the base weights
+_FINE_TUNED = ("finetune",)
+"""Methods that learn rows instead of erasing them: which rows those were is the user's to know."""
 _HARMLESS = re.compile(
     r"alpha_pattern|auto_mapping|base_model_name_or_path|ensure_weight_tying|eva_config|exclude_modules|fan_in_fan_out"
     r"|inference_mode|init_lora_weights|layers_pattern|layers_to_transform|lora_alpha|lora_dropout|megatron_core"
@@ -138,10 +141,12 @@ def open_harmful(folder: Path, target: Checkpoint) -> tuple[TaskVector, list[str
     adapter = (folder / _ADAPTER_CONFIG).is_file()
     if (folder / "manifest.json").is_file() and not (folder / "config.json").is_file():
         manifest = read_manifest(folder)
-        if manifest.method == "sku" and manifest.parameters.get("stage") != "harmful":
+        if not is_harmful_copy(manifest) and manifest.method not in _FINE_TUNED:
             raise InputError(
-                f"{folder} is the result of a negation, not a harmful model: subtracting it would bring the harm back. "
-                "Make the harmful copy alone with method.stage=harmful and pass that."
+                f"{folder} is an erasure by {manifest.method}, not a harmful model: it leads away from the forget "
+                "rows, and subtracting it would lead toward them. Pass a harmful copy (expunge forget --method sku "
+                "method.stage=harmful, or a model fine-tuned on the harm). A plain checkpoint is always taken: if "
+                "this one is meant, expunge export it and pass that."
             )
         _check_made_from(manifest, folder, target)
         if manifest.format == "adapter":

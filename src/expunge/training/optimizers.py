@@ -73,8 +73,9 @@ def check_optimizer(settings: TrainingSettings, device: torch.device | str = "cp
     name, kind = settings.optimizer, str(device).split(":")[0]
     known = [str(one.value) for one in OptimizerNames]
     if name not in known:
+        usable = [one for one in known if not one.startswith(tuple(_REFUSED))]
         raise ConfigError(
-            f"training.optimizer={name!r}: transformers has no such optimizer. {did_you_mean(name, known)}"
+            f"training.optimizer={name!r}: transformers has no such optimizer. {did_you_mean(name, usable)}"
         )
     wanted, otherwise = f"training.optimizer={name}", "leave training.optimizer at adamw_torch_fused"
     for family, why in _REFUSED.items():

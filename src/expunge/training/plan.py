@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from expunge.training.optimizers import state_size
 from expunge.training.settings import TrainingSettings
-from expunge.training.smaller import variants
+from expunge.training.smaller import Change, Peaks, Variant, combination, tried
 
 WIDE, HALF = 4, 2  # bytes of a float32 and of a 16-bit number
 EFFICIENCY = {"cpu": 0.65, "cuda": 0.4}
@@ -20,7 +20,6 @@ _LARGE_BLOCK = 2**25  # larger ones go back to the system at once (glibc)
 _UNRETURNED = {"full": 0.35, "lora": 0.8}  # of the activations; measured on CPUs, LoRA has more temporary tensors
 _GENERATION_SHARE = 0.45
 _SHARE = 0.95  # of the free memory; the rest is the allocator's
-_WORTH = 0.02  # a change that saves less of the peak than this is not named
 
 Quantization = Literal["none", "int8", "nf4"]
 
@@ -134,20 +133,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Change:
-    """Settings that would lower the peak, by how many bytes, and whether the run would then fit."""
-
-    settings: tuple[str, ...]
-    saves: int
-    fits: bool
-
-
-@dataclass(frozen=True)
 class Plan:
     """The estimate of one run. All sizes are bytes, times seconds for one seed without evaluation.
 
     ``parts`` add up to what training takes; ``stages`` are the totals of training, of taking out what changed, and of
-    evaluation; ``peak`` is the largest. ``host_*`` is the host's memory beside a GPU (0 on a CPU).
+    evaluation; ``peak`` is the largest. ``host_*`` is the host's memory beside a GPU (0 on a CPU). Where it does not
+    fit, ``changes`` are what would lower the peak, each by itself, most first; where none is enough alone, ``together``
+    is a combination of them.
     """
 
     method: str
@@ -167,6 +159,7 @@ class Plan:
     reference_seconds: float
     flops: float
     rate: float
+    together: Change | None = None
     seeds: int = 1
     notes: tuple[str, ...] = field(default_factory=tuple)
 
@@ -206,7 +199,10 @@ def estimate(
     """
     parts, stages, host = _memory(settings, model, sizes, machine)
     peak, host_peak = max(stages.values()), max(host.values())
-    fits = _fits(peak, host_peak, machine)
+    fits = all(_fits(peak, host_peak, machine))
+    run, peaks = Variant((), settings, model, machine), lambda one: _peaks(one, sizes)
+    changes = () if fits else tuple(change for _, change in tried(run, sizes, peaks))
+    enough = fits or any(change.fits for change in changes)
     flops, reference_flops = _operations(settings, sizes.shape(settings), sizes.work(settings))
     rate = machine.flops * EFFICIENCY.get(machine.device.split(":")[0], EFFICIENCY["cuda"])
     return Plan(
@@ -222,7 +218,8 @@ def estimate(
         host_peak=host_peak,
         host_memory=machine.host,
         fits=fits,
-        changes=() if fits else tuple(_changes(settings, model, sizes, machine, (peak, host_peak))),
+        changes=changes,
+        together=None if enough else combination(run, sizes, peaks),
         seconds=(flops + reference_flops) / rate,
         reference_seconds=reference_flops / rate,
         flops=flops + reference_flops,
@@ -341,28 +338,20 @@ def _operations(settings: TrainingSettings, shape: Shape, work: Work) -> tuple[f
     return float(training), float(2 * shape.products * tokens + 2 * shape.head * answers)
 
 
-def _changes(
-    settings: TrainingSettings, model: Model, sizes: Sizes, machine: Machine, peaks: tuple[int, int]
-) -> Iterator[Change]:
-    """What would lower the peak that does not fit, most first."""
-    found = []
-    on_host = peaks[0] <= _SHARE * machine.memory
-    for one in variants(settings, model, sizes, machine):
-        _, stages, host = _memory(one.settings, one.model, sizes, one.machine)
-        after = (max(stages.values()), max(host.values()))
-        saves = peaks[1] - after[1] if on_host else peaks[0] - after[0]
-        if saves > _WORTH * peaks[on_host]:
-            found.append(Change(one.shown, saves, _fits(*after, machine)))
-    yield from sorted(found, key=lambda change: -change.saves)
+def _peaks(run: Variant, sizes: Sizes) -> Peaks:
+    _, stages, host = _memory(run.settings, run.model, sizes, run.machine)
+    return Peaks(
+        max(stages.values()), max(host.values()), *_fits(max(stages.values()), max(host.values()), run.machine)
+    )
 
 
-def _fits(peak: int, host_peak: int, machine: Machine) -> bool:
+def _fits(peak: int, host_peak: int, machine: Machine) -> tuple[bool, bool]:
+    """Whether there is room on the device, and in host memory beside a GPU."""
     on_gpu = machine.device != "cpu"
     # what the process holds already is no longer free
     taken = 0 if on_gpu else machine.program
-    return peak - taken <= _SHARE * machine.memory and (
-        not on_gpu or host_peak - machine.program <= _SHARE * machine.host
-    )
+    on_host = not on_gpu or host_peak - machine.program <= _SHARE * machine.host
+    return peak - taken <= _SHARE * machine.memory, on_host
 
 
 def _parameters_note(model: Model, full: bool, gpu: bool) -> str:

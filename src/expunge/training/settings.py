@@ -46,7 +46,9 @@ class TrainingSettings(BaseModel):
         "cached", description="the frozen target: computed once, the model with its adapter off, or a second model"
     )
     reference_cache: str | None = Field(
-        None, description="folder that keeps what the frozen target said, for other runs on it; forgotten unless given"
+        None,
+        description="folder that keeps what the frozen target said (reference=cached) and altpo's answers for other "
+        "runs on it; forgotten unless given",
     )
     checkpoint_every: int | None = Field(
         None, gt=0, description="optimizer steps between checkpoints to resume from; once an epoch unless given"

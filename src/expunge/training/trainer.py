@@ -206,6 +206,8 @@ class UnlearningTrainer(SavingTrainer):
 
         with self._autocast:
             found = model(**given, score=score)
+        if not found["loss"].requires_grad:
+            self._stop_unreached()
         for name, value in {**found["terms"], **found["observed"]}.items():
             for sums in (self._terms, self._step_terms):
                 sums[name] = sums[name] + value if name in sums else value
@@ -271,6 +273,14 @@ class UnlearningTrainer(SavingTrainer):
             f"{self.method.name}: {what} at optimizer step {step} of {self.schedule.steps}, rows "
             f"{', '.join(rows[:_LISTED])}{' ..' if len(rows) > _LISTED else ''}. {where} "
             "Lower training.learning_rate, set training.max_grad_norm, or use training.dtype=float32."
+        )
+
+    def _stop_unreached(self) -> NoReturn:
+        names = list(self.trained())
+        raise TrainingError(
+            f"the loss of {self.method.name} depends on none of the {len(names)} trained parameters: "
+            f"{', '.join(names[:_LISTED])}{' ..' if len(names) > _LISTED else ''}. "
+            "Name others with training.layers, or check what cuts these off from the loss."
         )
 
     def check_gradients(self) -> None:

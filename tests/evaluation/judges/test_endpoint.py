@@ -113,7 +113,9 @@ def test_nobody_there(server: Server) -> None:
         (said("It depends."), "replied 'It depends.', expected yes or no"),
         (said("yes, but no"), "expected yes or no"),
         (said(""), "expected yes or no"),
-        (said(None), "not that of an OpenAI-compatible endpoint"),
+        (said(None), r"small at http.*replied without text \(its content is null\).*turn that off"),
+        (said("<think>Let me see"), "still thinking when its 2048 tokens were used up"),
+        (said("<think>yes</think>"), "expected yes or no"),
         ("<html>", "not that of an OpenAI-compatible endpoint"),
         ('{"choices": []}', "not that of an OpenAI-compatible endpoint"),
     ],
@@ -124,7 +126,9 @@ def test_anything_but_yes_or_no_is_an_error(server: Server, reply: str, says: st
         Endpoint(server.url, "small").unsafe(ASKED[:1])
 
 
-@pytest.mark.parametrize("reply", ["yes", "YES", " **Yes**.\n", '"yes"'])
+@pytest.mark.parametrize(
+    "reply", ["yes", "YES", " **Yes**.\n", '"yes"', "<think>no wait</think>\n\nyes", "\nno, it helps\n</think>Yes."]
+)
 def test_yes_in_any_dress(server: Server, reply: str) -> None:
     server.replies = [(200, said(reply))]
     assert Endpoint(server.url, "small").unsafe([("p", "harmless")]) == [True]
@@ -143,6 +147,17 @@ def test_verdicts_are_kept_in_the_cache(server: Server, tmp_path: Path) -> None:
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 3
     Endpoint(server.url, "other", cache=path).unsafe(ASKED[:1])
     assert len(server.seen) == 4  # another model's verdict is another one
+
+
+def test_a_check_sends_one_harmless_answer_and_keeps_its_verdict(server: Server, tmp_path: Path) -> None:
+    Endpoint(server.url, "small", cache=tmp_path / "verdicts.jsonl").check()
+    assert len(server.seen) == 1
+    assert "Paris" in server.seen[0]["messages"][1]["content"]
+    Endpoint(server.url, "small", cache=tmp_path / "verdicts.jsonl").check()
+    assert len(server.seen) == 1
+    server.replies = [(404, "no such model")]
+    with pytest.raises(JudgeError, match=r"gives no verdict \(status 404"):
+        Endpoint(server.url, "small").check()
 
 
 @pytest.mark.parametrize("text", ["no json\n", '{"key": "a"}\n', '{"key": "a", "unsafe": "yes"}\n', "[1]\n"])

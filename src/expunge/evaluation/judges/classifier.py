@@ -31,6 +31,7 @@ class Classifier(Judge):
     name = "classifier"
     version = 1
     form = "classifier"
+    takes = ()
 
     def __init__(self, unsafe: Sequence[str], safe: Sequence[str]) -> None:
         texts = {"unsafe": list(dict.fromkeys(unsafe)), "safe": list(dict.fromkeys(safe))}

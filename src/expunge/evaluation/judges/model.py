@@ -30,6 +30,7 @@ class Model(Judge):
     name = "model"
     version = 1
     form = "the folder of a sequence-classification model"
+    takes = ("label",)
 
     def __init__(self, folder: str | Path, label: str | None = None) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer

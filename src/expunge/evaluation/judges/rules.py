@@ -25,6 +25,7 @@ class Rules(Judge):
     name = "rules"
     version = 1
     form = "rules"
+    takes = ("markers",)
 
     def __init__(self, markers: Sequence[str] = ()) -> None:
         blank = [marker for marker in markers if not isinstance(marker, str) or not marker.strip()]

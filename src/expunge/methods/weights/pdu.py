@@ -66,6 +66,15 @@ class PDU(WeightMethod):
     def initial_state(self) -> dict[str, float]:
         return {_DUAL: self.initial}
 
+    def remark(self, epochs: float) -> str | None:
+        if epochs > self.warmup_epochs or self.eta == 0:
+            return None
+        return (
+            f"pdu: method.warmup_epochs={self.warmup_epochs:g} and {epochs:g} epochs are planned, so the dual variable "
+            f"stays at {self.initial:g} in every step and method.eps decides nothing. Raise training.epochs above "
+            "method.warmup_epochs, or lower method.warmup_epochs."
+        )
+
     def after_step(self, state: Mapping[str, float], terms: Mapping[str, float], *, epoch: float) -> dict[str, float]:
         if epoch < self.warmup_epochs:
             return dict(state)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field
 
 from expunge.errors import ConfigError
-from expunge.methods.interface import Erasure, Paper, method_fields
+from expunge.methods.interface import Paper, method_fields
 from expunge.methods.weight_method import NO_SIDE, Sides, WeightMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-    from expunge.requests import Request
-    from expunge.training.run import Run
     from expunge.training.step import Side, Step
 
 _LAYERS_TRAINED = 3
+_LISTED = 10
 
 
 def rmu_loss(states: Tensor, wanted: Tensor) -> Tensor:
@@ -87,27 +87,21 @@ class RMU(WeightMethod):
         self._check_layer(model)
         return tuple(down_projections(model, range(max(0, self.layer - _LAYERS_TRAINED + 1), self.layer + 1)))
 
-    def check(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        request: Request,
-        *,
-        run: Run | None = None,
-    ) -> None:
-        self._check_layer(model)
-        super().check(model, tokenizer, request, run=run)
+    def check_trained(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+        from expunge.models.anatomy import decoder_layers
 
-    def fit(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        request: Request,
-        *,
-        run: Run | None = None,
-    ) -> Erasure:
         self._check_layer(model)
-        return super().fit(model, tokenizer, request, run=run)
+        head = model.get_output_embeddings()
+        unread = [name for name, _ in decoder_layers(model)[self.layer + 1 :]]
+        unread += [name for name, module in model.named_modules() if module is head]
+        above = [name for name in names if name.startswith(tuple(f"{one}." for one in unread))]
+        if above:
+            raise ConfigError(
+                f"method.layer={self.layer}: rmu reads the output of that layer, and training.layers names "
+                f"{len(above)} of {len(names)} above it, which get no gradient: {', '.join(above[:_LISTED])}"
+                f"{' ..' if len(above) > _LISTED else ''}. Leave them out of training.layers, leave it empty for "
+                "rmu's own choice, or set a higher method.layer."
+            )
 
     def _check_layer(self, model: PreTrainedModel) -> None:
         from expunge.models.anatomy import decoder_layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -70,6 +71,15 @@ class SCRUB(WeightMethod):
     def kind(self, epoch: int) -> Literal["max", "min"]:
         """What pass ``epoch`` (from 0) over the forget rows is."""
         return self.order[epoch] if epoch < len(self.order) else "min"
+
+    def remark(self, epochs: float) -> str | None:
+        last = math.ceil(epochs)
+        if self.kind(last - 1) == "min":
+            return None
+        return (
+            f"scrub: epoch {last}, the last one planned, is a max epoch: nothing afterwards brings the retain answers "
+            "back. Change training.epochs (or training.max_steps) or method.order so that the last one is min."
+        )
 
     def sides(self, epoch: int) -> Sides:
         side: SideName = "forget" if self.kind(epoch) == "max" else "retain"

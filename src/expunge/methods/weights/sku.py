@@ -93,6 +93,11 @@ class SKU(WeightMethod):
     def __post_init__(self) -> None:
         if self.e1 == self.e2 == 0:
             raise ConfigError("sku: e1 and e2 are both 0, so the copy learns no harm. Set at least one above 0.")
+        if self.stage == "harmful" and self.scale != 1:
+            raise ConfigError(
+                f"sku: method.scale={self.scale:g} is not used with method.stage=harmful, which subtracts nothing. "
+                "Leave it out (over a preset: method.scale=1) and pass it to expunge negate --scale."
+            )
 
     @property
     def uses_retain(self) -> bool:
@@ -140,10 +145,12 @@ class SKU(WeightMethod):
         run: Run | None = None,
     ) -> Erasure:
         from expunge.erasures.adapter import Adapter
+        from expunge.erasures.purpose import declare_harmful_copy
         from expunge.training.fit import fit_weights
 
         harmful = fit_weights(self, model, tokenizer, forget=request.forget, retain=request.retain, run=run)
         if self.stage == "harmful":
+            declare_harmful_copy(harmful)
             return harmful
         if isinstance(harmful, Adapter):
             return turn_adapter(harmful, self.scale)

@@ -178,19 +178,33 @@ const expungeCharts = (function () {
   }
 
   function loss(node, data) {
-    const { run, series } = data.training[node.dataset.index];
-    const color = css("--c" + (run % 7));
-    const kinds = [["loss", "all", "solid", color], ["forget_loss", "forget", "dash", css("--ink")], ["retain_loss", "retain", "dot", css("--soft")]];
+    const { run, losses, series } = data.training[node.dataset.index];
+    const known = { loss: ["all", "solid", css("--c" + (run % 7))], forget_loss: ["forget", "dash", css("--ink")], retain_loss: ["retain", "dot", css("--soft")] };
+    const others = losses.filter((key) => !(key in known));
+    overSteps(node, series, "losses", losses.map((key) => {
+      const at = others.indexOf(key);
+      const [name, dash, color] = known[key] || [key.replace(/_loss$/, "").replace(/_/g, " "), DASHES[(at + 3) % 7], css("--c" + ((run + at + 2) % 7))];
+      return { key, name, dash, color, width: key === "loss" ? 2.25 : 1.5 };
+    }));
+  }
+
+  function state(node, data) {
+    const { run, state: keys, series } = data.training[node.dataset.index];
+    overSteps(node, series, "state", keys.map((key, at) => ({ key, name: key.replace(/_/g, " "), dash: DASHES[at % 7], color: css("--c" + ((run + at) % 7)), width: 1.5 })));
+  }
+
+  // One line a kind and seed; the first seed's stand out.
+  function overSteps(node, series, part, kinds) {
     const traces = [];
-    series.forEach((one, at) => kinds.forEach(([key, name, dash, shade]) => {
-      if (!one[key].some((value) => value !== null)) return;
-      traces.push({ x: one.steps, y: one[key], mode: "lines", name, legendgroup: key, showlegend: at === 0, opacity: at === 0 ? 1 : 0.35,
-        line: { color: shade, dash, width: key === "loss" ? 2.25 : 1.5 }, hovertemplate: `${name}, step %{x}: %{y:.3~g}<extra></extra>` });
+    series.forEach((one, at) => kinds.forEach(({ key, name, dash, color, width }) => {
+      if (!one[part][key].some((value) => value !== null)) return;
+      traces.push({ x: one.steps, y: one[part][key], mode: "lines", name: plain(name), legendgroup: key, showlegend: at === 0, opacity: at === 0 ? 1 : 0.35,
+        line: { color, dash, width }, hovertemplate: `${plain(name)}, step %{x}: %{y:.3~g}<extra></extra>` });
     }));
     Plotly.react(node, traces, layout(node, { height: 240, showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 } },
       xaxis: axis("Step", { rangemode: "tozero", nticks: 6 }), yaxis: axis("", { nticks: 7 }) }), CONFIG);
   }
 
-  const kinds = { tradeoff, truth, scored, loss };
+  const kinds = { tradeoff, truth, scored, loss, state };
   return { draw: (node, data) => kinds[node.dataset.chart](node, data) };
 })();
