@@ -30,9 +30,10 @@ class Sink:
         """Add what logits with this gradient [n, V], made from states [n, H], owe to the head."""
         for place, parameter in enumerate(self.taken):
             into = self.grads[place]
-            if into is None:
-                into = self.grads[place] = torch.zeros_like(parameter, dtype=torch.float32)
-            if parameter.ndim == 1:
+            if into is None:  # a first product need not be added to zeros
+                first = grad.sum(0) if parameter.ndim == 1 else grad.t() @ states
+                self.grads[place] = first.float()
+            elif parameter.ndim == 1:
                 into += grad.sum(0)
             elif into.dtype == grad.dtype:
                 into.addmm_(grad.t(), states)
@@ -76,6 +77,9 @@ class Attached(torch.autograd.Function):
         grad, grads = ctx.known
         del ctx.known  # so that autograd may keep these tensors instead of copying them
         of_states, of_parameters = ctx.dtypes
-        scaled = [g.mul_(factor).to(dtype) for g, dtype in zip(grads, of_parameters, strict=True)]
-        first = None if grad is None else grad.mul_(factor).to(of_states)
+        if factor.device.type != "cpu" or factor != 1:  # asking a GPU would wait for it
+            for one in [*grads, *([] if grad is None else [grad])]:
+                one.mul_(factor)
+        scaled = [g.to(dtype) for g, dtype in zip(grads, of_parameters, strict=True)]
+        first = None if grad is None else grad.to(of_states)
         return None, None, None, first, *scaled

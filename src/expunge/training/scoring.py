@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SIDES: tuple[SideName, ...] = ("forget", "alternative", "retain")
 
-LOGIT_BYTES = {"cpu": 2**24, "cuda": 2**30}
+LOGIT_BYTES = {"cpu": 2**25, "cuda": 2**30}
 """Float32 logits of one part of a batch. On a CPU larger parts fall out of the processor's caches; on a GPU smaller
 ones leave it idle."""
 
