@@ -116,5 +116,5 @@ def test_retain_rows_are_spread_over_the_file(folder: Path) -> None:
     # two of n rows: the first and the one in the middle
     assert tofu.build(folder, "forget01", retain_rows=2).sets["retain"] == (whole[0], whole[len(whole) // 2])
     assert tofu.build(folder, "forget01", retain_rows=10_000).sets["retain"] == whole
-    with pytest.raises(ConfigError, match="retain_rows is 0"):
+    with pytest.raises(ConfigError, match="retain_rows=0"):
         tofu.build(folder, "forget01", retain_rows=0)
