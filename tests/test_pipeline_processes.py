@@ -80,7 +80,7 @@ def assert_alike(one: Path, other: Path) -> None:
         assert len(logs[0]) == len(logs[1])
         for before, after in zip(*logs, strict=True):
             flat = [{**line.pop("scores", {}), **line} for line in (before, after)]
-            assert flat[1] == pytest.approx(flat[0], rel=1e-4)
+            assert flat[1] == pytest.approx(flat[0], rel=1e-4, abs=1e-7)  # a KL of equal models is rounding alone
 
 
 def test_a_run_in_two_processes_is_the_run_in_one(tiny: Tiny, tmp_path: Path) -> None:
