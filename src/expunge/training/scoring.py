@@ -35,7 +35,6 @@ LOGIT_BYTES = {"cpu": 2**25, "cuda": 2**30}
 """Float32 logits of one part of a batch. On a CPU larger parts fall out of the processor's caches; on a GPU smaller
 ones leave it idle."""
 
-
 _LEAST_TOKENS = 128  # with fewer, adding to a large head's gradient costs more than the products that are added
 
 
