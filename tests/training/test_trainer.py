@@ -16,6 +16,7 @@ from expunge.errors import ConfigError, TrainingError
 from expunge.methods.interface import Paper, method_fields
 from expunge.methods.registry import method_names
 from expunge.methods.weight_method import WeightMethod
+from expunge.models.halves import Halves
 from expunge.requests import Request, Row
 from expunge.training import schedule
 from expunge.training.checkpoints import last_checkpoint
@@ -112,6 +113,32 @@ def test_cutting_a_forward_by_length_changes_no_update(
         torch.testing.assert_close(fits[1].tensors[name], tensor, atol=2e-6, rtol=0)
     for one, two in zip(*logs, strict=True):
         assert two == pytest.approx(one, rel=2e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"parameters": "lora", "gradient_checkpointing": True}, {"dtype": "bfloat16"}], ids=["lora", "bfloat16"]
+)
+def test_passes_of_the_body_change_no_update(
+    changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Refusals are shorter than the answers they are preferred to, and cannot be dealt to other forwards.
+    request, counts = Request(forget=rows(4, "forget"), retain=rows(4, "retain")), []
+    fits, run_body = [], Halves.states
+
+    def counting(self: Halves, *given: Any, **named: Any) -> Any:
+        counts[-1] += 1
+        return run_body(self, *given, **named)
+
+    monkeypatch.setattr(Halves, "states", counting)
+    for name, worth in (("whole", {}), ("cut", {"cpu": 1})):
+        monkeypatch.setattr(schedule, "_WORTH", worth)
+        (tmp_path / name).mkdir()
+        counts.append(0)
+        fits.append(fit("dpo", request=request, folder=tmp_path / name, max_steps=1, **{**SGD, **changed}))
+    assert counts[1] > counts[0] + 1
+    tolerance = 2e-3 if "dtype" in changed else 2e-6  # the same products over other sets of rows, in 8 bits of mantissa
+    for name, tensor in fits[0].tensors.items():
+        torch.testing.assert_close(fits[1].tensors[name], tensor, atol=tolerance, rtol=0)
 
 
 def test_a_padded_row_is_a_row_alone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,6 +19,7 @@ from expunge.data.encode import Example
 from expunge.distributed import barrier, gather
 from expunge.errors import TrainingError
 from expunge.models.halves import Forward, Halves
+from expunge.training.body_passes import passes, states_in_passes
 from expunge.training.checkpoints import SavingTrainer, last_checkpoint, mark_complete
 from expunge.training.frozen import FrozenTarget
 from expunge.training.packing import pack
@@ -181,6 +183,8 @@ class UnlearningTrainer(SavingTrainer):
             state=self.state_values,
             most_tokens=self._most_tokens,
         )
+        worth = self.schedule.worth if self.accelerator.num_processes == 1 and not self._packing else None
+        groups = passes([len(example.input_ids) for example in examples], worth)
         before = torch.zeros_like(answers)
         before[:, :-1] = answers[:, 1:]  # the places that predict the answer tokens
 
@@ -193,7 +197,7 @@ class UnlearningTrainer(SavingTrainer):
                     unused = self._halves.states(forward, **given).sum() + outside
                 return {"loss": 0.0 * unused, "terms": {}, "observed": {}}
             if self.method.reads_layer is None:
-                states = self._halves.states(forward, **given)[before]
+                states = states_in_passes(partial(self._halves.states, forward), given, before, groups)
                 scored = score_answers(self._halves, states, batched, forward)
             else:
                 states = self._halves.layer_states(self._layers, self.method.reads_layer, forward, **given)
