@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from expunge.commands.listings import list_methods, list_suites
     from expunge.commands.negate import negate
     from expunge.commands.plan import plan
+    from expunge.commands.probe import probe
     from expunge.commands.train import train
     from expunge.errors import ExpungeError
     from expunge.methods.interface import Erasure, Method
@@ -50,6 +51,7 @@ _PUBLIC = {
     "list_methods": "expunge.commands.listings",
     "negate": "expunge.commands.negate",
     "plan": "expunge.commands.plan",
+    "probe": "expunge.commands.probe",
     "report": "expunge.reports",
     "run": "expunge.commands.forget",
     "list_suites": "expunge.commands.listings",

@@ -44,6 +44,7 @@ _FILES = {
     "training.jsonl",
     ".model",
 }
+_PROBE = {"forget", "retain", "groups", "probe.json", "probe.html"}
 _CHECKPOINT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # what save_pretrained writes
 _SEED = re.compile(r"seed-\d+$")
 _TEMPORARY = re.compile(r"\..+\.\d+\.(tmp|old)$")  # as files.py names them
@@ -121,6 +122,8 @@ class RunFolder:
         known = _FILES | {self.run_name}
         if self.last == "config.json":  # a trained model's own files
             known |= {entry.name for pattern in _CHECKPOINT for entry in self.path.glob(pattern)}
+        if self.last == "probe.html":
+            known |= _PROBE
         return sorted(
             entry.name
             for entry in self.path.iterdir()

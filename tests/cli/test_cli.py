@@ -14,7 +14,20 @@ import expunge
 from conftest import Ran, Tiny
 
 Cli = Callable[..., Ran]
-VERBS = ("demo", "forget", "run", "train", "evaluate", "report", "export", "negate", "methods", "suites", "world")
+VERBS = (
+    "demo",
+    "forget",
+    "run",
+    "train",
+    "evaluate",
+    "report",
+    "export",
+    "negate",
+    "probe",
+    "methods",
+    "suites",
+    "world",
+)
 QUICK = ("training.max_steps=1", "training.accumulation=1", "training.max_new_tokens=2", "suite.limit=2")
 
 

@@ -130,6 +130,37 @@ def show_run(folder: Path, *, as_json: bool) -> None:
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
+def show_probe(folder: Path, *, as_json: bool) -> None:
+    """What a probe found: tables for each role and what the numbers mean, or ``probe.json``."""
+    facts = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+    if as_json:
+        print_json({"folder": str(folder), **facts})
+        return
+    from expunge.reports.probe_page import chance_in_words, lede, rows_in_words, values_in_words
+    from expunge.reports.probe_terminal import groups_table, layers_table, neurons_table
+
+    console = Console()
+    console.print(f"{rows_in_words(facts)} rows; {values_in_words(facts)}.", highlight=False)
+    for role in facts["roles"]:
+        console.print(layers_table(facts, role["role"]))
+        console.print(neurons_table(facts, role["role"]))
+        if facts["groups"]:
+            console.print(groups_table(facts, role["role"]))
+    console.print(escape(lede(facts)), highlight=False)
+    console.print(
+        "standardised: forget mean less retain mean, in standard deviations (+ forget is higher). At 0.5 the two "
+        "normal densities share 80% of their area, at 2 a third. share: neurons further apart than "
+        f"{facts['threshold']:g}. {chance_in_words(facts)}\n"
+        f"of top {100 * facts['top_share']:g}%: how many of the neurons whose mean is higher on forget by the most, "
+        "in the activation's own units.",
+        style="dim",
+        highlight=False,
+    )
+    if facts["left_out"]:
+        console.print(f"{len(facts['left_out'])} experts were sent too few tokens and are left out.", highlight=False)
+    console.print(f"page: {folder / 'probe.html'}", highlight=False, soft_wrap=True)
+
+
 def show_plan(plan: Plan, *, as_json: bool) -> None:
     """An estimate: one row for each part of memory, the time, and what to change where it does not fit."""
     if as_json:

@@ -16,11 +16,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from expunge import distributed
-from expunge.cli import demo, evaluate, export, forget, listings, negate, report, run, train, world
+from expunge.cli import demo, evaluate, export, forget, listings, negate, probe, report, run, train, world
 from expunge.errors import ExpungeError, InputError
 
 _INTERRUPTED = 130
-_SHARED = ("demo", "forget", "run", "train", "evaluate")
+_SHARED = ("demo", "forget", "run", "train", "evaluate", "probe")
 _GRACE = 10.0  # seconds that another process leaves the main one to say what is wrong, before it says so itself
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ def _common(
 for _verb in (demo.demo, forget.forget, run.run, train.train, evaluate.evaluate, report.report, export.export):
     app.command()(_verb)
 app.command()(negate.negate)
+app.command()(probe.probe)
 app.command()(listings.methods)
 app.command()(listings.suites)
 app.add_typer(world.app, name="world")

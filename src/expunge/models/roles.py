@@ -74,6 +74,19 @@ def find_sites(model: nn.Module, wanted: str | Iterable[str], layers: Iterable[i
         ModelError: a layer that the model does not have; a role that is not recognised in a layer, with what is there;
             a pattern that no module matches.
     """
+    words = checked_words(wanted)
+    chosen = None if layers is None else list(layers)
+    found: dict[str, Site] = {}
+    for word in words:
+        sites = _by_role(model, word, chosen) if word in ROLES else _by_pattern(model, word, chosen)  # type: ignore[arg-type]
+        for site in sites:
+            found.setdefault(site.key, site)
+    return sorted(found.values(), key=lambda site: -1 if site.layer is None else site.layer)
+
+
+def checked_words(wanted: str | Iterable[str]) -> list[str]:
+    """The roles and patterns of ``wanted``; what can be told to be wrong without a model is an error (see
+    :func:`find_sites`)."""
     words = [wanted] if isinstance(wanted, str) else list(wanted)
     if not words:
         raise ConfigError(f"no site is named. Name roles ({', '.join(ROLES)}) or patterns such as *.down_proj:input.")
@@ -83,13 +96,7 @@ def find_sites(model: nn.Module, wanted: str | Iterable[str], layers: Iterable[i
                 f"'{word}' is no role of a layer's activations. {did_you_mean(word, ROLES)} "
                 "A module is named with what is read of it, as in *.mlp.down_proj:input."
             )
-    chosen = None if layers is None else list(layers)
-    found: dict[str, Site] = {}
-    for word in words:
-        sites = _by_role(model, word, chosen) if word in ROLES else _by_pattern(model, word, chosen)  # type: ignore[arg-type]
-        for site in sites:
-            found.setdefault(site.key, site)
-    return sorted(found.values(), key=lambda site: -1 if site.layer is None else site.layer)
+    return words
 
 
 def _by_role(model: nn.Module, role: Role, layers: Sequence[int] | None) -> list[Site]:

@@ -95,17 +95,22 @@ class ProbeResult:
     def maximum(self, site: Site | str) -> Tensor:
         return self._extreme(site, "maximum")
 
+    def differences(self, other: ProbeResult) -> list[str]:
+        """What keeps the two from being put together or compared, in words: another model, sites or scope."""
+        problems = self.target.differences(other.target)
+        problems += [] if self.values == other.values else ["the weights in memory"]
+        problems += [] if set(self.moments) == set(other.moments) else ["the sites"]
+        mine, theirs = (replace(one.scope, rows=0, cut=0) for one in (self, other))
+        problems += [] if mine == theirs else ["pooling, part, length or template"]
+        return problems
+
     def merged(self, other: ProbeResult) -> ProbeResult:
         """The statistics over the rows of both.
 
         Raises:
             InputError: the two are of other models, sites or scopes.
         """
-        problems = self.target.differences(other.target)
-        problems += [] if self.values == other.values else ["the weights in memory"]
-        problems += [] if set(self.moments) == set(other.moments) else ["the sites"]
-        mine, theirs = (replace(one.scope, rows=0, cut=0) for one in (self, other))
-        problems += [] if mine == theirs else ["pooling, part, length or template"]
+        problems = self.differences(other)
         if problems:
             raise InputError(f"two probes cannot be put together: {', '.join(problems)} differ. Probe both alike.")
         rows, cut = (getattr(self.scope, name) + getattr(other.scope, name) for name in ("rows", "cut"))

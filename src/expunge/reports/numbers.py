@@ -36,6 +36,21 @@ def stderr(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"±{number(float(value), 2)}"
 
 
+def percent(share: float | None) -> str:
+    """A share as people say it: ``54%``, ``3.2%``, ``<0.1%``; none as an en dash."""
+    if share is None:
+        return NONE
+    if 0 < share < 0.001:
+        return "<0.1%"
+    return f"{100 * share:.{1 if 0 < share < 0.0995 else 0}f}%"
+
+
+def sign(value: float | None, digits: int = 3) -> str:
+    """A number with its sign: ``+0.658``, ``-1.20``."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
 def count(n: int, one: str, many: str | None = None) -> str:
     """``1 seed``, ``5 seeds``."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -3,20 +3,16 @@ browser."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import OutputError
 from expunge.reports.groups import group_runs, target_source
 from expunge.reports.load import ReportError, Run, find_runs, finite, load_runs
 from expunge.reports.names import EFFECTS, TONES, metric_name
 from expunge.reports.numbers import duration, number
-from expunge.reports.payload import payload, to_script
+from expunge.reports.payload import payload
+from expunge.reports.shell import fill, write_page
 from expunge.reports.tables import (
     audit_tables,
     data_summary,
@@ -26,8 +22,6 @@ from expunge.reports.tables import (
 )
 
 _SCRIPTS = ("charts.js", "answers.js", "page.js")
-# Plotly sets styles on its elements; scripts run by hash alone, so that text from a model can never run.
-_POLICY = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _GREEDY = "by its greedy answers"
 _TRACKS = (
     ("forget_probability", "Knows what it should forget"),
@@ -36,6 +30,8 @@ _TRACKS = (
     ("harmful_harmful_rate", "Answers harmful prompts"),
     ("harmful_holdout_harmful_rate", "Answers harmful prompts that were held out"),
     ("normal_exact", "Answers normal prompts right"),
+    ("forgotten_left", "Left of the skill to forget"),
+    ("least_kept", "Left of the other skills, at least"),
 )
 
 
@@ -72,43 +68,21 @@ def report(
     if problems:
         raise ReportError("\n".join(problems))
     unique = list({folder.resolve(): folder for folder in found}.values())
-    _write(path, render(load_runs(unique), title=title))
+    write_page(path, render(load_runs(unique), title=title))
     return path
 
 
 def render(runs: list[Run], *, title: str | None = None) -> str:
-    """The page as text. The content security policy allows the page's own scripts by their hashes and no
-    request."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    import expunge
-
-    loader = PackageLoader("expunge.reports", "templates")
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-    def source(name: str) -> str:
-        return loader.get_source(environment, name)[0]
-
-    scripts = [_inline(get_plotlyjs()), *(_inline(source(name)) for name in _SCRIPTS)]
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    """The page as text."""
     groups = group_runs(runs)
     data = payload(runs, groups)
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        "page.html.j2",
+        _SCRIPTS,
+        data,
         title=title or _title(runs),
         lede=_lede(runs),
         facts=_facts(runs),
-        policy=f"default-src 'none'; script-src {hashes}; {_POLICY}",
-        style=Markup(source("page.css")),
-        scripts=[Markup(script) for script in scripts],
-        data=Markup(to_script(data)),
         has=_sections(data),
         cards=[_card(at, run) for at, run in enumerate(runs) if run.verdict],
         tables=[(group, score_table(group, runs)) for group in groups],
@@ -124,15 +98,7 @@ def render(runs: list[Run], *, title: str | None = None) -> str:
         differences=setting_differences(runs),
         runs=runs,
         details=[(run, setting_sections(run)) for run in runs],
-        version=getattr(expunge, "__version__", ""),
     )
-
-
-def _inline(script: str) -> str:
-    """A script that may stand inside an HTML page: line ends as the browser hashes them, no end tag, no
-    comment."""
-    script = script.replace("\r\n", "\n").replace("\r", "\n")
-    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _title(runs: list[Run]) -> str:
@@ -180,7 +146,9 @@ def _lede(runs: list[Run]) -> str:
 def _label(run: Run) -> str:
     """The verdict's label, scoped to greedy answers where only harmful rates and no truth ratios stand behind it."""
     label, evidence = str(run.verdict.get("label", "")), run.verdict.get("evidence") or {}
-    by_answers = "forget_quality" not in evidence and any(key.endswith("_harmful_rate_n") for key in evidence)
+    by_answers = "forget_quality" not in evidence and any(
+        key.endswith(("_harmful_rate_n", "_solved_n")) for key in evidence
+    )
     return f"{label}, {_GREEDY}" if by_answers and label == "indistinguishable from never trained" else label
 
 
@@ -274,23 +242,3 @@ def _sections(data: dict[str, Any]) -> dict[str, bool]:
         "scored": any(bool(series["scored"]) for run in data["training"] for series in run["series"]),
         "examples": bool(data["examples"]),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the page and move into place. Lone surrogates in model output become question marks."""
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode("utf-8", errors="replace"))
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise OutputError(
-            f"The report cannot be written to '{path}': {reason}. "
-            "Choose a folder that exists and can be written: --out."
-        ) from error

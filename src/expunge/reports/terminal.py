@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.reports.groups import group_runs
 from expunge.reports.load import Run
-from expunge.reports.names import EFFECTS, HEADLINE, SHORT_VERDICTS, TONES, metric_name, metric_order
+from expunge.reports.names import EFFECTS, SHORT_VERDICTS, TONES, leading, metric_name, metric_order
 from expunge.reports.numbers import NONE, number, stderr
 
 if TYPE_CHECKING:
@@ -25,24 +25,25 @@ _COMPARED = {
     "harmful_holdout_harmful_rate": "held-out\nharmful",
     "normal_perplexity": "normal\nperpl.",
     "normal_exact": "normal\nright",
+    "forgotten_left": "forgotten\nleft",
+    "least_kept": "least\nkept",
 }
 
 
 def scores_table(scores: dict[str, Any], *, every: bool = False) -> Table:
     """One run's scores, a metric a row: target, erased, retrained (those there are), with standard errors, or
     the lowest and highest seed. ``scores`` is the content of ``scores.json``; ``every`` shows all metrics,
-    else the headline ones, or all where there is no headline metric."""
+    else those that :func:`~expunge.reports.names.leading` names."""
     from rich.text import Text
 
     rows = scores["rows"]
     models = [model for model in ("target", "erased", "retrained") if model in rows]
     keys = metric_order(list(dict.fromkeys(key for model in models for key in rows[model])))
-    table = _table(f"Scores, suite {scores['suite']}")
+    table = plain_table(f"Scores, suite {scores['suite']}")
     table.add_column("metric", style="bold", overflow="fold", min_width=18)
     for model in models:
         table.add_column(model, justify="right", no_wrap=True)
-    headline = [key for key in keys if key in HEADLINE]
-    shown = keys if every or not headline else headline
+    shown = keys if every else leading(keys, scores)
     for key in shown:
         table.add_row(Text(metric_name(key).short), *(_score(rows[model].get(key)) for model in models))
     if len(shown) < len(keys):
@@ -58,7 +59,7 @@ def comparison_table(runs: Sequence[Run]) -> Table:
     listed = list(runs)
     found = {key for run in listed for row in run.rows.values() for key in row}
     columns = [key for key in _COMPARED if key in found]
-    table = _table("Runs beside their controls")
+    table = plain_table("Runs beside their controls")
     table.add_column("", style="bold", overflow="fold", min_width=9)
     for key in columns:
         table.add_column(_COMPARED[key], justify="right", no_wrap=True)
@@ -112,7 +113,7 @@ def verdict_panel(scores: dict[str, Any], *, name: str = "") -> Panel:
     return Panel(Group(*body), title=title, title_align="left", border_style=_STYLES[tone], padding=(0, 1))
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
