@@ -17,14 +17,16 @@ from expunge.evaluation.suite import select
 from expunge.models.fingerprint import fingerprint, tokenizer_digest
 from expunge.models.loading import load_model, load_tokenizer, tokens_at_most
 from expunge.requests import Request
-from expunge.training.run import Progress, silent
+from expunge.training.run import Progress, named, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from expunge.benchmarks.registry import Benchmark
+    from expunge.evaluation.harness import Abilities, Harness
     from expunge.evaluation.suite import Suite
     from expunge.evaluation.types import ModelOutputs
+    from expunge.probing.result import ProbeResult
     from expunge.training.references import ReferenceStore
     from expunge.training.settings import TrainingSettings
 
@@ -47,7 +49,10 @@ class Controls:
 
 @dataclass
 class Parts:
-    """Everything a run works on. The retrained model is in memory only while it answers the suite."""
+    """Everything a run works on. The retrained model is in memory only while it answers the suite.
+
+    ``harness`` runs tasks on every model that answers the suite, and ``abilities`` has what it said, by model.
+    """
 
     target: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -59,6 +64,9 @@ class Parts:
     template: Any = "auto"
     progress: Progress = silent
     references: dict[str, ReferenceStore] = field(default_factory=dict)
+    probes: dict[str, ProbeResult] = field(default_factory=dict)
+    harness: Harness | None = None
+    abilities: dict[str, Abilities] = field(default_factory=dict)
 
     @classmethod
     def load(cls, config: RunConfig, progress: Progress = silent) -> Parts:
@@ -114,8 +122,10 @@ class Parts:
             max_new_tokens=self.settings.max_new_tokens,
             metrics=self.metrics,
             template=self.template,
-            progress=lambda done, total, what: self.progress(done, total, f"{name}: {what}"),
+            progress=named(name, self.progress),
         )
+        if self.harness is not None:
+            self.abilities[name] = self.harness.run(model, self.tokenizer, progress=named(name, self.progress))
         return outputs if name == "erased" else self.with_fluency(outputs)
 
     def with_fluency(self, outputs: ModelOutputs) -> ModelOutputs:

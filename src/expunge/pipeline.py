@@ -68,7 +68,7 @@ def finish(folder: RunFolder, config: RunConfig) -> None:
 
 def fit(method: Method, parts: Parts, folder: RunFolder, config: RunConfig) -> Erasure:
     """Fit the method on the request and return the erasure as it was read back from disk."""
-    run = Run(config.training, folder.path, parts.template, parts.progress, parts.references)
+    run = Run(config.training, folder.path, parts.template, parts.progress, parts.references, parts.probes)
     began = time.perf_counter()
     erasure = method.fit(parts.target, parts.tokenizer, parts.request, run=run)
     erasure.note(seconds=round(time.perf_counter() - began, 3))

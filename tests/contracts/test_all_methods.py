@@ -24,10 +24,16 @@ WEIGHTS = [name for name in METHODS if get_method(name).family == "weights"]
 every_method = pytest.mark.parametrize("name", METHODS)
 every_weight_method = pytest.mark.parametrize("name", WEIGHTS)
 
+_GIVEN: dict[str, dict[str, Any]] = {
+    "rmu": {"layer": 1},
+    "scrub": {"order": ["min", "max"]},
+    "key_space_detection": {"level": 0.5},
+}
+
 
 def required(name: str) -> dict[str, Any]:
     """A value for each field without a default, or whose default asks for a larger model or more epochs than here."""
-    given: dict[str, Any] = {"rmu": {"layer": 1}, "scrub": {"order": ["min", "max"]}}.get(name, {})
+    given: dict[str, Any] = _GIVEN.get(name, {})
     for field in get_method(name).parameters():
         if field["required"]:
             low = field["range"].get("minimum", field["range"].get("exclusiveMinimum", 0))

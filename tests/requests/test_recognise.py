@@ -123,6 +123,20 @@ GOOD: dict[str, tuple[dict[str, Any], Row]] = {
     "document": ({"Document": "All of it."}, Row("", "All of it.", kind="document")),
     "content": ({"content": "All of it.", "text": None}, Row("", "All of it.", kind="document")),
     "white space is kept": ({"question": " q\n", "answer": " a "}, Row(" q\n", " a ")),
+    "group of a question": ({"question": "q", "answer": "a", "Group": " code "}, Row("q", "a", group="code")),
+    "group of a completion": (
+        {"prompt": "p", "completion": "c", "group": "code"},
+        Row("p", "c", kind="completion", group="code"),
+    ),
+    "group of an instruction": ({"instruction": "i", "output": "o", "group": "x"}, Row("i", "o", group="x")),
+    "group of a chat": (
+        {"messages": [USER, ASSISTANT], "group": "small talk"},
+        Row("Hi", "Hello", kind="chat", group="small talk"),
+    ),
+    "group of a document": ({"text": "All.", "group": "books"}, Row("", "All.", kind="document", group="books")),
+    "group by number": ({"question": "q", "answer": "a", "group": 3}, Row("q", "a", group="3")),
+    "empty groups": ({"question": "q", "answer": "a", "group": " "}, Row("q", "a")),
+    "null as group": ({"question": "q", "answer": "a", "group": None}, Row("q", "a")),
 }
 
 
@@ -171,6 +185,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "parts": ({"messages": [{"role": "user", "content": [1]}, ASSISTANT]}, r"turn 1 content is a list \[1\]"),
     "list for text": ({"prompt": "p", "completion": [ASSISTANT]}, "completion is a list"),
+    "group": ({"question": "q", "answer": "a", "group": ["x"]}, r"group is a list \['x'\], expected text"),
     "what is the text": (
         {"question": "q", "text": "t"},
         "'text' could be a document, but what is 'question' then",
@@ -229,6 +244,9 @@ MAPPED: list[tuple[dict[str, Any], dict[str, str], Row]] = [
         {"wrong_answers": "other", "paraphrased_question": "again", "paraphrased_answer": "said"},
         Row("x", "y", paraphrased_prompt="w", paraphrased_answer="v", wrong_answers=("z",)),
     ),
+    ({"question": "x", "answer": "y", "skill": "code"}, {"group": "skill"}, Row("x", "y", group="code")),
+    ({"body": "x", "skill": "code"}, {"text": "body", "group": "skill"}, Row("", "x", "document", group="code")),
+    ({"question": "x", "answer": "y", "group": "own", "skill": "s"}, {"group": "skill"}, Row("x", "y", group="s")),
 ]
 
 
@@ -261,6 +279,11 @@ def test_bad_mappings(columns: dict[str, str], message: str) -> None:
 def test_a_mapped_column_that_no_row_has() -> None:
     with pytest.raises(RequestError, match="no row has the mapped column of text=boddy"):
         one({"question": "q", "answer": "a", "body": "b"}, {"text": "boddy"})
+
+
+def test_a_mapped_group_does_not_make_a_text_beside_a_question_a_document() -> None:
+    with pytest.raises(RequestError, match="'Text' could be a document, but what is 'question' then"):
+        one({"question": "q", "Text": "t", "skill": "s"}, {"group": "skill"})
 
 
 def test_a_mapped_value_is_named_by_role_and_column() -> None:

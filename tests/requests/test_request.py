@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from expunge.errors import RequestError
 from expunge.requests import Request, Row
+from expunge.requests.request import rows_sha256
 
 
 def rows(*names: str) -> list[dict[str, str]]:
@@ -138,6 +140,13 @@ def test_calibration_split() -> None:
     assert split.forget == request.forget
 
 
+def test_each_group_gives_its_share_of_calibration_rows() -> None:
+    # A fifth of 10 and of 40 rows; of a single row none.
+    kept = [Row(f"p{i}", "a", group="many" if i < 40 else "few") for i in range(50)] + [Row("x", "a", group="one")]
+    split = Request(forget=(Row("f", "a"),), retain=kept).with_calibration(0.2)
+    assert Counter(row.group for row in split.calibration) == {"many": 8, "few": 2}
+
+
 def test_given_calibration_rows_stay() -> None:
     request = Request.load(rows("a"), retain=rows("b", "c"), calibration=rows("d"))
     assert request.with_calibration() is request
@@ -146,7 +155,7 @@ def test_given_calibration_rows_stay() -> None:
 def test_calibration_leaves_something_to_retain() -> None:
     split = Request.load(rows("a"), retain=rows("b", "c")).with_calibration(0.99)
     assert (len(split.retain), len(split.calibration)) == (1, 1)
-    with pytest.raises(RequestError, match="found 1 different ones, expected at least 2"):
+    with pytest.raises(RequestError, match="no group has 2 different ones"):
         Request.load(rows("a"), retain=rows("b", "b")).with_calibration()
     with pytest.raises(RequestError, match=r"fraction is 1.5, expected a number between 0 and 1"):
         Request.load(rows("a"), retain=rows("b", "c")).with_calibration(1.5)
@@ -176,6 +185,19 @@ def test_digest_never_changes_between_releases() -> None:
     assert digest == {
         "forget": {"rows": 1, "sha256": "d2fd525d2c05fadcfca7a4f0c2ed4c12b9e0fec368aaa941e9f96a2cfc5bbc8b"}
     }
+
+
+def test_digest_with_a_group_differs() -> None:
+    # as above, with "group":"g", after the answer
+    plain, grouped = Row("q", "é"), Row("q", "é", group="g")
+    assert rows_sha256([grouped]) == "c231d5bb80c90d7fe550f88b74cf682abfd65fa0c5b996dc317fab5343c14832"
+    assert rows_sha256([plain]) != rows_sha256([grouped]) != rows_sha256([Row("q", "é", group="h")])
+    assert grouped.key == plain.key
+
+
+def test_groups_do_not_part_rows_of_one_text() -> None:
+    with pytest.raises(RequestError, match="also in a set"):
+        Request.load([{**rows("a")[0], "group": "x"}], retain=[{**rows("a")[0], "group": "y"}])
 
 
 def test_four_thousand_rows_load_in_well_under_a_second(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ def test_single_responses_as_in_beavertails() -> None:
     assert answers(load_rows(records, responses="safe")) == ["rTrue"]
 
 
+def test_both_responses_are_of_their_record_s_group() -> None:
+    (first, second) = load_rows([{**pair(False, False, 0), "group": "fraud"}], responses="unsafe")
+    assert (first.group, second.group) == ("fraud", "fraud")
+
+
 @pytest.mark.parametrize(("unsafe", "safe"), [("False", "True"), ("false", " TRUE "), (0, 1), ("0", "1"), (0.0, 1.0)])
 def test_marks_as_tables_write_them(unsafe: Any, safe: Any) -> None:
     assert answers(load_rows([pair(unsafe, safe)], responses="unsafe")) == ["first 0"]

@@ -24,6 +24,7 @@ MANIFEST = "manifest.json"
 FILES = {
     "weight_change": ("weights.safetensors",),
     "adapter": ("adapter_model.safetensors", "adapter_config.json"),
+    "hook_plan": ("plan.json", "plan.safetensors"),
 }
 """What an erasure of each format reads, and so must list with its hash."""
 
@@ -145,9 +146,13 @@ def load_erasure(folder: str | Path) -> Erasure:
         from expunge.erasures.adapter import Adapter
 
         return Adapter.read(Path(folder), manifest)
+    if manifest.format == "hook_plan":
+        from expunge.erasures.hook_plan import HookPlan
+
+        return HookPlan.read(Path(folder), manifest)
     raise ErasureError(
         f"{folder} holds an erasure of format {manifest.format!r}, which this version of expunge does not know. "
-        "Known: adapter, weight_change."
+        f"Known: {', '.join(FILES)}."
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -46,31 +48,68 @@ def check_experts(experts: Any, name: str, tensor: str, *, activation: str | Non
         )
 
 
+class _Ear:
+    """The listeners to some experts, and the forward that lets them hear."""
+
+    def __init__(self, experts: Any) -> None:
+        self.experts = experts
+        self.every: list[tuple[Mapping[int, Listener], Mapping[int, Listener]]] = []
+        # accelerate's hooks (offloaded weights) wrap the forward, and call what they found there
+        self.attribute = "_old_forward" if "_old_forward" in vars(experts) else "forward"
+        self.before = vars(experts).get(self.attribute)
+        vars(experts)[self.attribute] = self.forward
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        keys, activations = (_joined([both[which] for both in self.every]) for which in (0, 1))
+        return _run(self.experts, hidden_states, top_k_index, top_k_weights, keys, activations)
+
+    def close(self) -> None:
+        if self.before is None:
+            vars(self.experts).pop(self.attribute, None)
+        else:
+            vars(self.experts)[self.attribute] = self.before
+
+
+_EARS: WeakKeyDictionary[Any, _Ear] = WeakKeyDictionary()
+
+
 @contextmanager
 def listening(experts: Any, keys: Mapping[int, Listener], activations: Mapping[int, Listener]) -> Iterator[None]:
     """Inside, ``experts`` compute expert by expert, and what goes into the down projections (``keys``) and into the
     activation function (``activations``) is shown to the listener of that expert.
 
-    The formula is the model's own, the order of its sums is not: outputs differ by rounding. No weight is touched.
+    Several may listen to the same experts, and leave in any order; each hears what those before it have changed. The
+    formula is the model's own, the order of its sums is not: outputs differ by rounding. No weight is touched.
 
     Raises:
         ModelError: while running, the activation function is not called once an expert.
     """
-    # accelerate's hooks (offloaded weights) wrap the forward, and call what they found there
-    attribute = "_old_forward" if "_old_forward" in vars(experts) else "forward"
-    before = vars(experts).get(attribute)
-
-    def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        return _run(experts, hidden_states, top_k_index, top_k_weights, keys, activations)
-
-    vars(experts)[attribute] = forward
+    if experts not in _EARS:
+        _EARS[experts] = _Ear(experts)
+    ear, own = _EARS[experts], (keys, activations)
+    ear.every.append(own)
     try:
         yield
     finally:
-        if before is None:
-            vars(experts).pop(attribute, None)
-        else:
-            vars(experts)[attribute] = before
+        ear.every[:] = [one for one in ear.every if one is not own]
+        if not ear.every:
+            _EARS.pop(experts).close()
+
+
+def _joined(several: Sequence[Mapping[int, Listener]]) -> Mapping[int, Listener]:
+    """One listener an expert, that lets all of its listeners hear in turn."""
+    if len(several) == 1:
+        return several[0]
+    experts = {number for some in several for number in some}
+    return {number: partial(_in_turn, [some[number] for some in several if number in some]) for number in experts}
+
+
+def _in_turn(listeners: Sequence[Listener], values: Tensor, tokens: Tensor) -> Tensor | None:
+    result: Tensor | None = None
+    for listener in listeners:
+        changed = listener(values if result is None else result, tokens)
+        result = result if changed is None else changed
+    return result
 
 
 def _run(

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from expunge.errors import RequestError, did_you_mean
 
-# Role -> column names it is known by. The first nine can be mapped (not instruction: map question). Best Answer and
+# Role -> column names it is known by. The first ten can be mapped (not instruction: map question). Best Answer and
 # Incorrect Answers are TruthfulQA's; response_0 .. is_safe those of safety sets, whose rows say what is unsafe.
 _NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question",),
@@ -21,6 +21,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "paraphrased_question": ("paraphrased_question", "paraphrased_prompt"),
     "paraphrased_answer": ("paraphrased_answer",),
     "wrong_answers": ("wrong_answers", "perturbed_answer", "perturbed_answers", "incorrect_answers"),
+    "group": ("group",),
     "instruction": ("instruction",),
     "input": ("input",),
     "output": ("output",),
@@ -32,7 +33,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "response": ("response",),
     "is_safe": ("is_safe",),
 }
-ROLES = tuple(_NAMES)[:9]
+ROLES = tuple(_NAMES)[:10]
 PAIR = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe")  # PKU-SafeRLHF
 SINGLE = ("prompt", "response", "is_safe")  # BeaverTails
 _FORMS: tuple[tuple[str, ...], ...] = (
@@ -90,7 +91,7 @@ def columns_of(names: tuple[str, ...], filled: frozenset[str], mapping: tuple[tu
     by_name = next((form for form in _FORMS if all(roles.get(role) in filled for role in form)), ())
     by_name = by_name or next((form for form in _FORMS if all(role in roles for role in form)), ())
     if any(column in names for _, column in mapping):
-        return _mapped_columns(names, roles, dict(mapping), by_name, found)
+        return _mapped_columns(names, filled, roles, dict(mapping), by_name, found)
     if not by_name:
         if lacking := _lacks_a_response(roles):
             return Columns(problem=f"{found}; {lacking}")
@@ -99,18 +100,14 @@ def columns_of(names: tuple[str, ...], filled: frozenset[str], mapping: tuple[tu
         absent = ", ".join(f"{role}={column}" for role, column in mapping)
         absent = f" The mapped columns ({absent}) are not among them." if mapping else ""
         return Columns(problem=f"{found}; expected {_EXPECTED}.{absent} {_how_to_map(begun)}")
-    stray = [roles[role] for other in _FORMS[:3] for role in other if roles.get(role) in filled]
-    if by_name == ("text",) and stray:
-        return Columns(
-            problem=f"{found}; '{roles['text']}' could be a document, but what is '{stray[0]}' then? "
-            f"Say which: --column text={roles['text']} for documents, or --column question=NAME "
-            "--column answer=NAME"
-        )
+    if by_name == ("text",) and (doubt := _may_be_a_question(roles, filled)):
+        return Columns(problem=f"{found}; {doubt}")
     return Columns(by_name, roles, _options(names))
 
 
 def _mapped_columns(
     names: tuple[str, ...],
+    filled: frozenset[str],
     roles: dict[str, str],
     mapping: dict[str, str],
     by_name: tuple[str, ...],
@@ -132,7 +129,20 @@ def _mapped_columns(
         return Columns(problem=f"{found}; {lacking}")
     if missing or not form:
         return Columns(problem=f"{found}; expected {_EXPECTED}. {_how_to_map(tuple(missing))}")
+    if not begun and form == ("text",) and (doubt := _may_be_a_question(roles, filled)):
+        return Columns(problem=f"{found}; {doubt}")
     return Columns(form, roles, _options(names), frozenset(taken))
+
+
+def _may_be_a_question(roles: Mapping[str, str], filled: frozenset[str]) -> str:
+    """What to say of a text beside a column that belongs to questions; empty where there is none."""
+    stray = [roles[role] for other in _FORMS[:3] for role in other if roles.get(role) in filled]
+    if not stray:
+        return ""
+    return (
+        f"'{roles['text']}' could be a document, but what is '{stray[0]}' then? Say which: --column "
+        f"text={roles['text']} for documents, or --column question=NAME --column answer=NAME"
+    )
 
 
 def _lacks_a_response(roles: Mapping[str, str]) -> str:

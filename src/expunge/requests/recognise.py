@@ -3,8 +3,8 @@
 Recognised by column name, letter case aside: question + answer (with TOFU's paraphrased_question,
 paraphrased_answer and perturbed_answer, or with option1.. or choices), prompt + completion, instruction
 (+ input) + output, messages or conversations, prompt + responses marked safe or unsafe (see `responses`),
-TruthfulQA's Question + Best Answer, text. Other columns are passed over; what is not recognised can be mapped by
-role.
+TruthfulQA's Question + Best Answer, text; in each of them group, the kind a row is of. Other columns are passed over;
+what is not recognised can be mapped by role.
 """
 
 from __future__ import annotations
@@ -122,8 +122,9 @@ def _rows(
             )
             for row in rows
         ]
+    group = reader.label("group")
     # what two responses have in common is named once
-    return [replace(row, source=record.source) for row in rows], list(dict.fromkeys(reader.problems))
+    return [replace(row, group=group, source=record.source) for row in rows], list(dict.fromkeys(reader.problems))
 
 
 class _Reader:
@@ -158,6 +159,15 @@ class _Reader:
     def optional(self, role: str) -> str | None:
         value = self.get(role)
         return None if value is None or value == "" else self.text(role)
+
+    def label(self, role: str) -> str:
+        """A name, which may be a whole number; empty where there is none."""
+        value = self.get(role)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return ""
+        return self.text(role).strip()
 
     def listed(self, role: str) -> list[Any] | None:
         """A list, which CSV can only hold as JSON text; None where it is neither."""

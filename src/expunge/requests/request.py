@@ -123,7 +123,7 @@ class Request:
         )
 
     def with_calibration(self, fraction: float = 0.2, seed: int = 0) -> Request:
-        """The request with calibration rows: its own, else ``fraction`` of the retain rows split off.
+        """The request with calibration rows: its own, else ``fraction`` of each group of the retain rows split off.
 
         The choice depends on the rows' texts and ``seed`` alone, not on their order or the Python version;
         equal rows stay together, so that nothing a method is fitted on is also calibrated on.
@@ -132,14 +132,18 @@ class Request:
             return self
         if not 0 < fraction < 1:
             raise RequestError(f"The calibration fraction is {fraction}, expected a number between 0 and 1.")
-        ranked = sorted({row.key for row in self.retain}, key=lambda key: _sha256([seed, list(key)]))
-        if len(ranked) < 2:
+        groups: dict[str, set[tuple[str, ...]]] = {}
+        for row in self.retain:
+            groups.setdefault(row.group, set()).add(row.key)
+        chosen: set[tuple[str, ...]] = set()
+        for keys in groups.values():
+            ranked = sorted(keys, key=lambda key: _sha256([seed, list(key)]))
+            chosen.update(ranked[: min(max(1, round(fraction * len(ranked))), len(ranked) - 1)])
+        if not chosen:
             raise RequestError(
-                f"Calibration rows are split off the retain rows; found {len(ranked)} different ones, "
-                "expected at least 2. Pass more retain rows, or calibration rows of their own."
+                "Calibration rows are split off the retain rows, of which no group has 2 different ones. Pass more "
+                "retain rows, or calibration rows of their own."
             )
-        count = min(max(1, round(fraction * len(ranked))), len(ranked) - 1)
-        chosen = set(ranked[:count])
         return replace(
             self,
             retain=tuple(row for row in self.retain if row.key not in chosen),
@@ -174,9 +178,9 @@ def load_rows(
 
 
 def rows_sha256(rows: Iterable[Row]) -> str:
-    """SHA-256 (hex) of the rows' canonical JSON: sorted keys, UTF-8, every field but the source."""
+    """SHA-256 (hex) of the rows' canonical JSON: sorted keys, UTF-8, every field but the source and an empty group."""
     names = [part.name for part in fields(Row) if part.name != "source"]
-    return _sha256([{name: getattr(row, name) for name in names} for row in rows])
+    return _sha256([{name: getattr(row, name) for name in names if name != "group" or row.group} for row in rows])
 
 
 def _sha256(value: object) -> str:

@@ -15,7 +15,8 @@ class Row:
     ``kind`` decides how the text is rendered: ``question`` and ``chat`` rows go through the tokenizer's chat
     template where there is one; a ``completion`` is joined to its prompt as it stands; a ``document`` is all
     answer. ``history`` holds the turns before the last prompt (role, content), a system turn included.
-    ``source`` says where the row came from (``forget.jsonl:7``) and takes no part in equality.
+    ``group`` names the kind that a row is of (a skill, a topic), empty where nothing says so. ``source`` says where the
+    row came from (``forget.jsonl:7``) and takes no part in equality.
     """
 
     prompt: str
@@ -25,6 +26,7 @@ class Row:
     paraphrased_prompt: str | None = None
     paraphrased_answer: str | None = None
     wrong_answers: tuple[str, ...] = ()
+    group: str = ""
     source: str = field(default="", compare=False)
 
     def with_answer(self, answer: str) -> Row:
@@ -37,6 +39,6 @@ class Row:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What makes two rows the same row: their text, letter case and white space aside."""
+        """What makes two rows the same row: their text, letter case, white space and group aside."""
         parts = [text for turn in self.history for text in turn] + [self.prompt, self.answer]
         return tuple(" ".join(part.split()).casefold() for part in parts)

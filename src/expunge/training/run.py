@@ -13,6 +13,7 @@ from expunge.data.template import Style
 from expunge.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from expunge.probing.result import ProbeResult
     from expunge.training.references import ReferenceStore
 
 Progress = Callable[[int, int, str], None]
@@ -31,14 +32,15 @@ def named(name: str, progress: Progress) -> Progress:
 @dataclass(frozen=True)
 class Run:
     """``folder`` receives checkpoints (while training) and ``training.jsonl``; without one nothing is written and a
-    killed run starts over. ``references`` holds what targets say about rows: pass one dictionary to runs on the same
-    target, and each computes only what no other has."""
+    killed run starts over. ``references`` holds what targets say about rows, ``probes`` what their activations are like:
+    pass the same dictionaries to runs on the same target, and each computes only what no other has."""
 
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     folder: Path | None = None
     template: Style = "auto"
     progress: Progress = silent
     references: dict[str, ReferenceStore] = field(default_factory=dict)
+    probes: dict[str, ProbeResult] = field(default_factory=dict)
 
     @property
     def cache(self) -> Path | None:
