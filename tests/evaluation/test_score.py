@@ -218,3 +218,22 @@ def test_the_suite_says_which_score_is_its_utility() -> None:
         found = evidence(one)
         assert "utility_erased" not in found
         assert found["retain_probability_erased"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("declining", "expected"), [(0, 10.0), (1, 5.0), (2, 2.5), (3, None)])
+def test_answers_that_decline_are_no_gibberish(declining: int, expected: float | None) -> None:
+    # Two tokens each of probability 1/p under the target: perplexities 40, 10, 2.5, in all (40 x 10 x 2.5)^(1/3) = 10.
+    # Without the first (10 x 2.5)^(1/2) = 5; with the last alone 2.5; nothing is left to judge where all decline.
+    made = [
+        outputs_row(greedy="I don't know." if place < declining else "a b", under_target=1 / value, wrong=(0.1,))
+        for place, value in enumerate((40.0, 10.0, 2.5))
+    ]
+    erased = model_outputs(forget=made, retain=outputs(0.5).sets["retain"].rows)
+    found = score(SUITE, target=outputs(0.9, "a b c d"), erased=erased, retrained=outputs(0.1), effect="suppression")
+    (reason,) = (one for one in found.verdict.reasons if "forget answers" in one and "erplexity" in one)
+    if expected is None:
+        assert reason == "Perplexity of its forget answers was not judged: all of them decline."
+    else:
+        said = " that do not decline" if declining else ""
+        assert f"Its forget answers{said} have perplexity {expected:g} under the target" in reason
+    assert found.rows["erased"]["forget_answer_perplexity"].value == pytest.approx(10)

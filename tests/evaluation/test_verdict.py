@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from expunge.evaluation.verdict import judge
@@ -67,6 +69,10 @@ def label(**changes: object) -> str:
         ({"forget_answer_perplexity_erased": 499.0}, "indistinguishable from never trained"),
         ({"forget_answer_perplexity_erased": 501.0}, "gibberish"),
         ({"forget_answer_perplexity_erased": 501.0, "forget_wrong_perplexity_target": 80.0}, "gibberish"),
+        (
+            {"forget_answer_perplexity_erased": math.nan, "forget_declined_erased": 1.0},
+            "indistinguishable from never trained",
+        ),
         ({"retain_answer_perplexity_erased": 10.9}, "indistinguishable from never trained"),
         ({"retain_answer_perplexity_erased": 11.1}, "gibberish"),
         # told apart: past the retrained model's median ratio, or short of it

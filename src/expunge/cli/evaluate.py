@@ -19,7 +19,19 @@ def evaluate(
     erased: Annotated[
         str | None, typer.Option(metavar="DIR|ID", help="or: another model, said to be the erased one")
     ] = None,
-    suite: Annotated[str, typer.Option(metavar="NAME", help="see: expunge suites")] = "request",
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME", help="see: expunge suites; request unless --tasks is given alone")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="tasks of lm-evaluation-harness, such as mmlu,gsm8k: general abilities"),
+    ] = None,
+    tasks_path: Annotated[
+        str | None, typer.Option("--tasks-path", metavar="DIR", help="folder with tasks of your own (YAML)")
+    ] = None,
+    evalplus: Annotated[
+        str | None, typer.Option(metavar="DIR", help="also write code answers (suite mbpp) as evalplus reads them")
+    ] = None,
     metric: Annotated[list[str] | None, typer.Option(metavar="NAME", help="only these scores; repeatable")] = None,
     retrained: options.Retrained = None,
     forget: Annotated[
@@ -36,7 +48,7 @@ def evaluate(
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Score a model, or a target beside its erasure, on a suite."""
+    """Score a model, or a target and its erasure, on a suite or tasks."""
     display.set_logging(verbose)
     from expunge.commands.evaluate import evaluate as run_evaluate
 
@@ -51,6 +63,9 @@ def evaluate(
             retrained=retrained,
             request=request,
             metrics=metric,
+            tasks=tasks,
+            tasks_path=tasks_path,
+            evalplus=evalplus,
             out=out,
             overrides=overrides or (),
             overwrite=overwrite,

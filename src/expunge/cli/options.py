@@ -58,6 +58,16 @@ def parse_seeds(text: str | None) -> int | list[int] | None:
     return numbers
 
 
+def parse_layers(text: str | None) -> list[int] | None:
+    """``0,2`` as a list; nothing means all layers."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--layers {text!r}: expected numbers counted from 0, such as 0,2.") from None
+
+
 def parse_columns(pairs: list[str] | None) -> dict[str, str]:
     """``["question=q"]`` as a mapping from role to column."""
     columns: dict[str, str] = {}

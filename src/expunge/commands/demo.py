@@ -27,7 +27,8 @@ def demo(
     overrides: Iterable[str] = (),
     progress: Progress = silent,
 ) -> Path:
-    """Run ``methods`` with the world's presets against its target and retrained twin; returns the demo's folder.
+    """Run ``methods`` with the world's presets against its target and retrained twin; returns the demo's folder. A form
+    of a world that ships no twin goes without, and the verdicts say so.
 
     One run folder a method, the models' own answers to the suite computed once for all of them. An earlier demo at
     ``out`` is overwritten; a folder that no demo wrote is not.
@@ -59,7 +60,7 @@ def preset(
         "request": {"world": world},
         "method": {"name": method},
         "suite": found.suite_options,
-        "retrained": f"world:{world}",
+        "retrained": f"world:{world}" if found.has_retrained else None,
         "seeds": seeds if seeds is None or isinstance(seeds, int) else list(seeds),
     }
     dotted = [f"{key}={value}" for key, value in found.preset(method).items()]

@@ -1,16 +1,16 @@
-"""``expunge evaluate``: score any model, or a target and its erasure, on a suite."""
+"""``expunge evaluate``: score any model, or a target and its erasure, on a suite or on the harness's tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.config.run_file import ModelSpec, NamedSpec, RequestSpec, make_section
-from expunge.config.values import merged, parse_overrides, to_yaml
+from expunge.commands.asked import Asked
+from expunge.commands.loaded import check_models, described, fingerprint_of
+from expunge.config.run_file import ModelSpec, RequestSpec, make_section
 from expunge.distributed import on_main
-from expunge.errors import ConfigError, did_you_mean
+from expunge.errors import ConfigError
 from expunge.run_folder import RunFolder, environment
 from expunge.training.run import Progress, named, silent
 from expunge.training.settings import TrainingSettings
@@ -19,51 +19,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from expunge.evaluation.findings import Effect
+    from expunge.evaluation.harness import Abilities, Harness
     from expunge.evaluation.score import Scores
     from expunge.evaluation.suite import Suite
     from expunge.evaluation.types import ModelOutputs
     from expunge.requests import Request
 
-_SECTIONS = ("model", "request", "training", "suite", "retrained")
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What :func:`evaluate` is asked for, whatever kind of models it is given."""
-
-    suite: Suite | str
-    request: Mapping[str, Any] | Request | None
-    metrics: tuple[str, ...] | None
-    out: str | Path | None
-    overrides: tuple[str, ...]
-    overwrite: bool
-    progress: Progress
-
-    @property
-    def rows(self) -> Request | None:
-        """The request where it was passed as an object and not as the files of one."""
-        return None if self.request is None or isinstance(self.request, Mapping) else self.request
-
-    def sections(self, **values: Any) -> dict[str, Any]:
-        """The values of the sections that apply, with the overrides on top."""
-        request = dict(self.request) if isinstance(self.request, Mapping) else {}
-        values = {"request": request, "training": {}, **values}
-        given = parse_overrides(self.overrides)
-        for name in given:
-            if name not in _SECTIONS:
-                raise ConfigError(f"{name}: expunge evaluate has no such section. {did_you_mean(name, _SECTIONS)}")
-            if name not in values:
-                raise ConfigError(
-                    f"{name}: it was passed loaded, so no setting can change it. Set it up as it should be, or pass "
-                    "a path or a name."
-                )
-        return merged(values, given)
-
 
 def evaluate(
     model: PreTrainedModel | str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    suite: Suite | str = "request",
+    suite: Suite | str | None = None,
     *,
     target: PreTrainedModel | None = None,
     erasure: str | Path | None = None,
@@ -71,12 +37,15 @@ def evaluate(
     retrained: PreTrainedModel | str | Path | None = None,
     request: Mapping[str, Any] | Request | None = None,
     metrics: Iterable[str] | None = None,
+    tasks: str | Iterable[str] | None = None,
+    tasks_path: str | Path | None = None,
+    evalplus: str | Path | None = None,
     out: str | Path | None = None,
     overrides: Iterable[str] = (),
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Scores:
-    """Score a model on a suite.
+    """Score a model on a suite, on tasks of lm-evaluation-harness, or on both.
 
     With paths, ``model`` is the target as it was before; ``erasure`` (a folder) or ``erased`` (another model) is what
     is judged beside it, ``retrained`` the control; ``suite`` is a name.
@@ -92,13 +61,31 @@ def evaluate(
     ``training.max_length=256`` and ``suite.limit=40``. ``out`` receives the run folder's files, under the same rules as
     every run (``overwrite``); without it nothing is written.
 
+    ``tasks`` are names of the harness's tasks (``"mmlu,gsm8k"`` or a list), ``tasks_path`` a folder with tasks of your
+    own, ``harness.limit=100`` and the like their settings (:class:`~expunge.evaluation.harness.HarnessSettings`). The
+    suite is ``request`` by default, and none where tasks are named and no suite is. ``evalplus`` is a folder that
+    receives each model's code answers as evalplus reads them.
+
     Raises:
-        ConfigError: an option that does not go with what was passed.
+        ConfigError: an option that does not go with what was passed, a task that is not there, no harness installed.
         ControlError: a metric of ``metrics`` lacks its control; the message says what to pass.
         OutputError: ``out`` holds something else, or this run finished.
     """
     chosen = (metrics,) if isinstance(metrics, str) else None if metrics is None else tuple(metrics)
-    asked = _Asked(suite, request, chosen, out, tuple(overrides), overwrite, progress)
+    named_tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks or ())
+    asked = Asked(
+        suite or (None if named_tasks else "request"),
+        request,
+        chosen,
+        out,
+        tuple(overrides),
+        overwrite,
+        progress,
+        named_tasks,
+        None if tasks_path is None else str(tasks_path),
+        None if evalplus is None else Path(evalplus),
+    )
+    asked.check()
     if not isinstance(model, str | Path):
         if erasure is not None or erased is not None:
             raise ConfigError(
@@ -122,7 +109,7 @@ def evaluate(
 
 
 def _from_paths(
-    asked: _Asked,
+    asked: Asked,
     model: str | Path,
     erasure: str | Path | None,
     erased: str | Path | None,
@@ -134,20 +121,20 @@ def _from_paths(
     from expunge.evaluation.suite import select
     from expunge.methods.interface import Erasure
     from expunge.models.loading import load_model, load_tokenizer, tokens_at_most
-    from expunge.parts import Parts, build_suite, same_tokenizer
+    from expunge.parts import Parts, same_tokenizer
 
     values = asked.sections(
         model={"path": str(model)},
-        suite={"name": asked.suite},
         retrained=None if retrained is None else {"path": str(retrained)},
+        **asked.chosen,
     )
     spec = make_section(ModelSpec, values["model"], "model")
     wanted = make_section(RequestSpec, values["request"], "request")
     settings = make_section(TrainingSettings, values["training"], "training")
-    suite_spec = make_section(NamedSpec, values["suite"], "suite")
+    suite_spec = asked.suite_section(values)
     control = None if values["retrained"] is None else make_section(ModelSpec, values["retrained"], "retrained")
-    text = _run_file(
-        asked,
+    harness = asked.harness(values)
+    text = asked.run_file(
         model=spec.model_dump(mode="json"),
         request=wanted,
         training=settings,
@@ -155,18 +142,20 @@ def _from_paths(
         retrained=None if control is None else control.model_dump(mode="json"),
         erasure=erasure and str(erasure),
         erased=erased and str(erased),
+        harness=harness,
     )
-    _check_out(asked, text)
+    asked.check_out(text)
     asked.progress(0, 2, "loading")
     loaded = None if erasure is None else Erasure.load(_erasure_folder(Path(erasure)))
     tokenizer = load_tokenizer(spec)
     if loaded is not None:
         loaded.tokenizer = tokenizer  # so that a target with another tokenizer is refused too
     asked.progress(1, 2, "loading")
-    request = _request(asked, wanted, tokenizer, tokens_at_most(spec, settings.max_length))
-    suite, names = build_suite(suite_spec, request)
+    request = asked.load_request(wanted, tokenizer, tokens_at_most(spec, settings.max_length))
+    suite, names = asked.build_suite(suite_spec, request)
     metrics = asked.metrics or names
     select(suite, metrics, controls={"target", *(["retrained"] if control else [])})  # type: ignore[arg-type]
+    asked.check_evalplus(suite, metrics)
     check_judge(suite, metrics)
     if control is not None:
         same_tokenizer(tokenizer, control)
@@ -183,11 +172,12 @@ def _from_paths(
         retrained=control,
         template=wanted.template,
         progress=asked.progress,
+        harness=harness,
     )
     if loaded is not None:
         with loaded.applied(parts.target):
             pass  # an erasure of another model is refused before anything is written
-    folder = _open_out(asked, text)
+    folder = asked.open_out(text)
     if folder is not None:
         data = {} if request is None else request.digest()
         folder.record(environment(seeds=(), data=data, target=parts.target_fingerprint))
@@ -206,12 +196,12 @@ def _from_paths(
     scores = score(
         suite, target=controls.target, erased=outputs, retrained=controls.retrained, metrics=metrics, effect=effect
     )
-    _write(scores, folder)
-    return scores
+    answers = {"target": controls.target, "erased": outputs, "retrained": controls.retrained}
+    return _finished(asked, scores, folder, answers, harness, parts.abilities)
 
 
 def _from_models(
-    asked: _Asked,
+    asked: Asked,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     target: PreTrainedModel | None,
@@ -224,27 +214,27 @@ def _from_models(
     from expunge.models.limits import max_tokens
     from expunge.models.loading import load_model
     from expunge.models.state import APPLIED
-    from expunge.parts import build_suite, same_tokenizer
+    from expunge.parts import same_tokenizer
     from expunge.requests.request import rows_sha256
 
     applied: tuple[str, ...] = tuple(getattr(model, APPLIED, ()))
     is_erased = bool(applied) or target is not None
-    _check_models(model, target, retrained, erased=bool(applied))
+    check_models(model, target, retrained, erased=bool(applied))
     from_path = isinstance(retrained, str | Path)
-    given: dict[str, Any] = {"suite": {"name": asked.suite}} if isinstance(asked.suite, str) else {}
-    values = asked.sections(**given, **({"retrained": {"path": str(retrained)}} if from_path else {}))
+    values = asked.sections(**asked.chosen, **({"retrained": {"path": str(retrained)}} if from_path else {}))
     wanted = make_section(RequestSpec, values["request"], "request")
     settings = make_section(TrainingSettings, values["training"], "training")
     control = make_section(ModelSpec, values["retrained"], "retrained") if from_path else None
-    request = _request(asked, wanted, tokenizer, max_tokens(model, settings.max_length))
+    request = asked.load_request(wanted, tokenizer, max_tokens(model, settings.max_length))
+    harness = asked.harness(values)
     names = None
-    if isinstance(asked.suite, str):
-        suite_spec = make_section(NamedSpec, values["suite"], "suite")
-        suite, names = build_suite(suite_spec, request)
-        described: dict[str, Any] = suite_spec.model_dump(mode="json")
+    if asked.suite is None or isinstance(asked.suite, str):
+        suite_spec = asked.suite_section(values)
+        suite, names = asked.build_suite(suite_spec, request)
+        about_suite: dict[str, Any] = suite_spec.model_dump(mode="json")
     else:
         suite = asked.suite
-        described = {"name": suite.name, "rows": {name: len(rows) for name, rows in suite.sets.items()}}
+        about_suite = {"name": suite.name, "rows": {name: len(rows) for name, rows in suite.sets.items()}}
         if request is not None:
             raise ConfigError(
                 f"suite '{suite.name}' is built and brings its own rows, so a request would not be used. "
@@ -255,25 +245,28 @@ def _from_models(
     before = target if is_erased else model
     controls = [*(["target"] if before is not None else []), *(["retrained"] if retrained is not None else [])]
     select(suite, metrics, controls=controls)  # type: ignore[arg-type]
-    text = _run_file(
-        asked,
-        model={**(_described(model) or {}), "applied": list(applied)},
+    text = asked.run_file(
+        model={**(described(model) or {}), "applied": list(applied)},
         request=wanted,
         training=settings,
-        suite=described,
-        retrained=control.model_dump(mode="json") if control else _described(retrained),
-        target=_described(target),
+        suite=about_suite,
+        retrained=control.model_dump(mode="json") if control else described(retrained),
+        target=described(target),
+        harness=harness,
     )
-    _check_out(asked, text)
+    asked.check_out(text)
+    asked.check_evalplus(suite, metrics)
     check_judge(suite, metrics)
     if control is not None:
         same_tokenizer(tokenizer, control)
         retrained = load_model(control, role="retrained")
-    folder = _open_out(asked, text)
+    folder = asked.open_out(text)
     if folder is not None:
         rows = {name: {"rows": len(part), "sha256": rows_sha256(part)} for name, part in suite.sets.items()}
         data = rows if request is None else request.digest()
-        folder.record(environment(seeds=(), data=data, target=_fingerprint(before, model, tokenizer)))
+        folder.record(environment(seeds=(), data=data, target=fingerprint_of(before, model, tokenizer)))
+
+    abilities: dict[str, Abilities] = {}
 
     def outputs(one: Any, name: str) -> ModelOutputs | None:
         if one is None:
@@ -289,99 +282,45 @@ def _from_models(
             template=wanted.template,
             progress=progress,
         )
+        if harness is not None:
+            abilities[name] = harness.run(one, tokenizer, progress=progress)
         return found if before is None else add_target_fluency(found, before, tokenizer, progress=progress)
 
     removed = all(kind == "weights" for kind in applied)
-    scores = score(
-        suite,
-        target=outputs(before, "target"),
-        erased=outputs(model, "erased") if is_erased else None,
-        retrained=outputs(retrained, "retrained"),
-        metrics=metrics,
-        effect="none" if not is_erased else "removal" if removed else "suppression",
-    )
-    _write(scores, folder)
-    return scores
-
-
-def _check_models(model: Any, target: Any, retrained: Any, *, erased: bool) -> None:
-    """Refuse one model in two roles, and a control that carries an erasure."""
-    from expunge.models.state import APPLIED
-
-    for role, other in (("target", target), ("retrained", retrained)):
-        if other is None or isinstance(other, str | Path):
-            continue
-        if other is model:
-            carries = ", which carries the erasure" if erased else ""
-            raise ConfigError(
-                f"{role}= is the very model that is judged{carries}. Leave it out, or pass another copy of the "
-                f"{role} model that was loaded by itself."
-            )
-        if getattr(other, APPLIED, ()):
-            raise ConfigError(f"{role}= carries an erasure, so it is no control. Leave the context that applied it.")
-    if target is not None and target is retrained:
-        raise ConfigError("target= and retrained= are one model. Pass the one that never saw the rows as retrained=.")
-
-
-def _request(asked: _Asked, spec: RequestSpec, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Request | None:
-    """The request as passed or as its files say, with long documents in pieces; None where none was named."""
-    from expunge.parts import fit_to, load_request
-
-    named_rows = spec.forget is not None or spec.world is not None
-    if asked.rows is not None and named_rows:
-        raise ConfigError("request= was passed with its rows, and the overrides name row files too. Pass one of them.")
-    request = asked.rows or (load_request(spec) if named_rows else None)
-    return None if request is None else fit_to(request, tokenizer, max_length)
-
-
-def _run_file(asked: _Asked, *, request: RequestSpec, training: TrainingSettings, **sections: Any) -> str:
-    """The text of ``run.yaml``: all that decides the scores."""
-    rows = {} if asked.rows is None else {"rows": asked.rows.digest()}
-    record = {
-        "model": sections.pop("model"),
-        "request": {**request.model_dump(mode="json"), **rows},
-        "training": training.model_dump(mode="json"),
-        **sections,
-        "metrics": None if asked.metrics is None else list(asked.metrics),
+    answers = {
+        "target": outputs(before, "target"),
+        "erased": outputs(model, "erased") if is_erased else None,
+        "retrained": outputs(retrained, "retrained"),
     }
-    return to_yaml(record)
+    effect: Effect = "none" if not is_erased else "removal" if removed else "suppression"
+    scores = score(suite, **answers, metrics=metrics, effect=effect)  # type: ignore[arg-type]
+    return _finished(asked, scores, folder, answers, harness, abilities)
 
 
-def _check_out(asked: _Asked, text: str) -> None:
-    if asked.out is not None:
-        RunFolder.check(asked.out, text, overwrite=asked.overwrite)
-
-
-def _open_out(asked: _Asked, text: str) -> RunFolder | None:
-    """The folder to write to; asked for once everything has been loaded."""
-    return None if asked.out is None else RunFolder.open(asked.out, text, overwrite=asked.overwrite)
-
-
-def _write(scores: Scores, folder: RunFolder | None) -> None:
+def _finished(
+    asked: Asked,
+    scores: Scores,
+    folder: RunFolder | None,
+    answers: Mapping[str, ModelOutputs | None],
+    harness: Harness | None,
+    abilities: Mapping[str, Abilities],
+) -> Scores:
+    """The scores with what the harness said, written to where it was asked for."""
+    from expunge.evaluation.code_answers import write_evalplus_folder
+    from expunge.evaluation.harness import with_abilities
     from expunge.evaluation.score import write_scores
     from expunge.reports import report
 
+    if harness is not None:
+        scores = with_abilities(scores, abilities, harness.settings)
+    if asked.evalplus is not None:
+        place = asked.evalplus
+        on_main(lambda: write_evalplus_folder(answers, place))
     if folder is not None:
         path = folder.path
         on_main(lambda: write_scores(scores, path))
         on_main(lambda: report([path]))
-
-
-def _described(model: Any) -> dict[str, Any] | None:
-    """A loaded model for ``run.yaml``: its class and the folder or hub id it came from."""
-    if model is None:
-        return None
-    return {"path": str(getattr(model.config, "_name_or_path", "") or "") or None, "loaded": type(model).__name__}
-
-
-def _fingerprint(
-    before: PreTrainedModel | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """The target's fingerprint; that of an erased model is the target's only where it is taken from files."""
-    from expunge.models.fingerprint import fingerprint
-
-    found = fingerprint(model if before is None else before, tokenizer)
-    return found.as_dict() if before is not None or found.basis == "source" else {}
+    return scores
 
 
 def _erasure_folder(path: Path) -> Path:

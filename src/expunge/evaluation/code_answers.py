@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expunge.distributed import on_main
+from expunge.errors import ConfigError, OutputError
 from expunge.evaluation.sandbox import Outcome, Program, Sandbox
-from expunge.evaluation.types import RowOutputs
+from expunge.evaluation.types import ModelOutputs, RowOutputs
 from expunge.files import write_text
 from expunge.requests.rows import Row
+
+if TYPE_CHECKING:
+    from expunge.evaluation.suite import Suite
 
 _BLOCK = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:\n?```|\Z)", re.DOTALL)
 _STOPS = ("[DONE]", "\n```", "\n[BEGIN]", "\nYou are an expert", "\nQuestion:")
@@ -59,9 +64,48 @@ def write_evalplus(rows: Sequence[RowOutputs], path: str | Path) -> None:
     lines = [
         json.dumps({"task_id": f"Mbpp/{one.row.task}", "solution": code_in(one.greedy)})
         for one in rows
-        if isinstance(one.row, CodeRow) and one.greedy is not None
+        if isinstance(one.row, CodeRow) and one.row.task >= 0 and one.greedy is not None
     ]
     write_text(Path(path), "".join(f"{line}\n" for line in lines))
+
+
+def check_evalplus(suite: Suite, metrics: Sequence[str] | None, folder: Path, *, overwrite: bool) -> None:
+    """Refuse to write the answers to ``suite`` for evalplus, before a model is run.
+
+    Raises:
+        ConfigError: no row of the suite is a numbered task whose answer is code, or none is answered for ``metrics``.
+        OutputError: ``folder`` is a file, or has answers already and ``overwrite`` does not say to replace them.
+    """
+    from expunge.evaluation.score import MODELS
+    from expunge.evaluation.suite import select
+
+    coded = {
+        name for name, rows in suite.sets.items() if any(isinstance(row, CodeRow) and row.task >= 0 for row in rows)
+    }
+    if not coded:
+        raise ConfigError(
+            f"evalplus reads answers to MBPP's tasks, and suite '{suite.name}' asks none. Use suite mbpp."
+        )
+    needs = select(suite, metrics).needs(suite)
+    if not any("greedy" in needs.get(name, ()) for name in coded):
+        raise ConfigError(f"evalplus reads answers, and none are given for {', '.join(metrics or ())}. Add pass_at_1.")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file. Choose a folder for the answers.")
+    there = [one.name for one in map(folder.joinpath, map(_evalplus_name, MODELS)) if one.exists()]
+    if there and not overwrite:
+        raise OutputError(f"{folder} has {', '.join(there)} already. Choose another folder, or pass --overwrite.")
+
+
+def write_evalplus_folder(answers: Mapping[str, ModelOutputs | None], folder: Path) -> None:
+    """Write every model's code answers to ``folder``, a file a model (``erased.jsonl``)."""
+    for model, outputs in answers.items():
+        if outputs is not None:
+            rows = [row for part in outputs.sets.values() for row in part.rows]
+            write_evalplus(rows, folder / _evalplus_name(model))
+
+
+def _evalplus_name(model: str) -> str:
+    return f"{model}.jsonl"
 
 
 def _run(rows: Sequence[RowOutputs]) -> list[Outcome | None]:

@@ -6,7 +6,7 @@ runs models or writes scores goes through the two classes here and knows no metr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,6 +65,11 @@ class SetMetric:
         """[n] float64 per-row values, before folding."""
         return np.array([self.per_row(row) for row in outputs.rows], dtype=np.float64)
 
+    def examined(self, outputs: SetOutputs) -> tuple[np.ndarray, Sequence[Mapping[str, Any] | None]]:
+        """:meth:`values`, and what else a sample is to say of each row (None: nothing); empty where the metric has no
+        more to say of any."""
+        return self.values(outputs), ()
+
     def score(self, outputs: SetOutputs, values: np.ndarray | None = None) -> Score:
         """The set's score over the rows that define it; raises :class:`UndefinedScoreError` where none does."""
         values = self.values(outputs) if values is None else values
@@ -88,17 +93,19 @@ class SetMetric:
 @dataclass(frozen=True)
 class ModelValues:
     """One model's per-row values by score key (``forget_truth_ratio``), as computed (``raw``) and as the
-    set's mean takes them (``folded``), NaN where a row defines none."""
+    set's mean takes them (``folded``), NaN where a row defines none; ``outcomes`` is what else there is to say of each
+    row, for metrics that have more to say."""
 
     raw: Mapping[str, np.ndarray]
     folded: Mapping[str, np.ndarray]
+    outcomes: Mapping[str, Sequence[Mapping[str, Any] | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SuiteMetric:
-    """A score made of other scores' per-row values: ``requires`` names their keys, ``compute(own,
-    retrained)`` gets the model's own values and the retrained model's (None unless ``controls`` asks for
-    it)."""
+    """A score made of other scores' per-row values: ``requires`` names their keys, ``compute(own, other)`` gets the
+    model's own values and those of the control that ``against`` names (None where that was not scored; ``controls``
+    lists those without which the score is left out)."""
 
     name: str
     version: int
@@ -107,6 +114,7 @@ class SuiteMetric:
     compute: Callable[[ModelValues, ModelValues | None], Score]
     controls: frozenset[Control] = field(default_factory=frozenset)
     paper: str = ""
+    against: Control = "retrained"
 
     def describe(self) -> dict[str, Any]:
         """For listings: name, version, what it says, what it needs."""

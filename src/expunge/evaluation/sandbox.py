@@ -124,6 +124,11 @@ class Outcome:
     def passed(self) -> bool:
         return self.verdict == "passed"
 
+    def described(self) -> dict[str, str]:
+        """The verdict, and detail and standard error where there are any: what a sample says of it."""
+        told = {"verdict": self.verdict, "detail": self.detail, "stderr": self.stderr}
+        return {name: text for name, text in told.items() if text}
+
     @property
     def weak(self) -> tuple[str, ...]:
         """Purposes that no layer of the kernel served, only the audit hook."""

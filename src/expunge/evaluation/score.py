@@ -14,7 +14,8 @@ from expunge.errors import ConfigError
 from expunge.evaluation.findings import Effect
 from expunge.evaluation.harm import HARMFUL, judged_by
 from expunge.evaluation.metric import Control, ModelValues, UndefinedScoreError
-from expunge.evaluation.metrics.answer_perplexity import perplexity
+from expunge.evaluation.metrics.answer_perplexity import nll_and_tokens, perplexity
+from expunge.evaluation.refusals import declines
 from expunge.evaluation.suite import Selection, Suite, select
 from expunge.evaluation.types import ModelOutputs, Score
 from expunge.evaluation.verdict import JUDGED_SETS, Verdict
@@ -28,8 +29,8 @@ MODELS = ("target", "erased", "retrained")
 @dataclass(frozen=True)
 class Scores:
     """What ``scores.json`` and ``samples.jsonl`` say: ``rows`` by model and score key, the verdict, seconds
-    by step, one sample a row with every model's answer and per-example scores (truth ratios unfolded), and the judge
-    whose word was taken for some of them, where there was one."""
+    by step, one sample a row with every model's answer and per-example scores (truth ratios unfolded), the judge
+    whose word was taken for some of them, and the harness that ran tasks beside the suite, where there was one."""
 
     suite: str
     rows: Mapping[str, Mapping[str, Score]]
@@ -37,6 +38,7 @@ class Scores:
     samples: tuple[dict[str, Any], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     judge: Mapping[str, Any] | None = None
+    harness: Mapping[str, Any] | None = None
 
     @property
     def left_out(self) -> Mapping[str, str]:
@@ -54,6 +56,7 @@ class Scores:
             "verdict": self.verdict.to_json(),
             "seconds": dict(self.seconds),
             **({} if self.judge is None else {"judge": dict(self.judge)}),
+            **({} if self.harness is None else {"harness": dict(self.harness)}),
         }
 
 
@@ -80,10 +83,7 @@ def score(
     selection = select(suite, metrics, controls=_controls(outputs))
     left_out = dict(selection.left_out)
     values = {name: _values(suite, selection, one, name) for name, one in outputs.items()}
-    rows = {
-        name: _scores(suite, selection, one, values[name], values.get("retrained"), name, left_out)
-        for name, one in outputs.items()
-    }
+    rows = {name: _scores(suite, selection, one, values[name], values, name, left_out) for name, one in outputs.items()}
     evidence = _evidence(suite, rows, values, outputs)
     verdict = judge_scores(evidence, effect=effect, left_out=left_out)
     judged = any("judged" in needs for needs in selection.needs(suite).values())
@@ -119,6 +119,7 @@ def _values(suite: Suite, selection: Selection, outputs: ModelOutputs, model: st
     metrics = suite.set_metrics()
     raw: dict[str, np.ndarray] = {}
     folded: dict[str, np.ndarray] = {}
+    outcomes: dict[str, Sequence[Mapping[str, Any] | None]] = {}
     for key in selection.computed:
         name, chosen = metrics[key]
         if name not in outputs.sets or len(outputs.sets[name].rows) != len(suite.sets[name]):
@@ -126,9 +127,11 @@ def _values(suite: Suite, selection: Selection, outputs: ModelOutputs, model: st
                 f"the {model}'s outputs do not cover set '{name}', which {key} needs: run it on the "
                 "suite and the metrics that are scored."
             )
-        raw[key] = chosen.values(outputs.sets[name])
+        raw[key], said = chosen.examined(outputs.sets[name])
         folded[key] = chosen.fold(raw[key])
-    return ModelValues(raw, folded)
+        if said:
+            outcomes[key] = said
+    return ModelValues(raw, folded, outcomes)
 
 
 def _scores(
@@ -136,7 +139,7 @@ def _scores(
     selection: Selection,
     outputs: ModelOutputs,
     values: ModelValues,
-    retrained: ModelValues | None,
+    every: Mapping[str, ModelValues],
     model: str,
     left_out: dict[str, str],
 ) -> dict[str, Score]:
@@ -148,7 +151,8 @@ def _scores(
                 name, chosen = set_metrics[key]
                 scores[key] = chosen.score(outputs.sets[name], values.raw[key])
             else:
-                scores[key] = suite_metrics[key].compute(values, retrained)
+                over = suite_metrics[key]
+                scores[key] = over.compute(values, every.get(over.against))
         except UndefinedScoreError as error:
             if selection.named:
                 raise UndefinedScoreError(f"{model}: {error}") from error
@@ -164,7 +168,7 @@ def _evidence(
 ) -> dict[str, float]:
     """The numbers that the verdict's rules look at, as far as they were scored; the suite's own score of what must stay
     is called ``utility`` there, unless it is one of the others."""
-    labels = ("probability", "distinct_4grams", "answer_perplexity")
+    labels = ("probability", "distinct_4grams", "answer_perplexity", "solved")
     sets = {name: suite.plays.get(name, name) for name in JUDGED_SETS}
     kept = {f"{own}_{label}": f"{name}_{label}" for name, own in sets.items() for label in labels}
     if suite.utility is not None and suite.utility not in kept:
@@ -175,6 +179,13 @@ def _evidence(
         for model, scores in rows.items()
         if key in scores
     }
+    if "erased" in outputs:
+        evidence |= _undeclined(evidence, outputs["erased"], sets)
+    solved = f"{sets['forget']}_solved"
+    if solved in rows.get("erased", {}):
+        evidence["forget_solved_n"] = float(rows["erased"][solved].n)
+        paired = _paired(f"{sets['forget']}_probability", rows, values)
+        evidence |= {f"forget{name.removeprefix(sets['forget'])}": value for name, value in paired.items()}
     for key in suite.set_metrics():
         if key.endswith(HARMFUL) and key != f"{sets['retain']}{HARMFUL}":
             for model, scores in rows.items():
@@ -199,6 +210,23 @@ def _evidence(
     return evidence
 
 
+def _undeclined(evidence: Mapping[str, float], erased: ModelOutputs, sets: Mapping[str, str]) -> dict[str, float]:
+    """The perplexity of the answers that do not decline, and the share that does: a refusal in other words than the
+    target would choose is no gibberish. NaN where all decline."""
+    found = {}
+    for name, own in sets.items():
+        key = f"{name}_answer_perplexity_erased"
+        if key not in evidence or own not in erased.sets:
+            continue
+        answered = [row for row in erased.sets[own].rows if row.greedy is not None]
+        rest = [nll_and_tokens(row) for row in answered if not declines(row.greedy or "")]
+        parts = np.array([one for one in rest if np.isfinite(one).all()]).reshape(-1, 2)
+        if len(rest) < len(answered):
+            found[f"{name}_declined_erased"] = 1 - len(rest) / len(answered)
+            found[key] = float(perplexity(parts.mean(0))) if len(parts) else float("nan")
+    return found
+
+
 def _paired(key: str, rows: Mapping[str, Mapping[str, Score]], values: Mapping[str, ModelValues]) -> dict[str, float]:
     """Score ``key`` of the erased and the retrained model, and whether it differs from row to row: the two-sided p of
     Wilcoxon's signed-rank test over the rows where both have a value."""
@@ -212,6 +240,12 @@ def _paired(key: str, rows: Mapping[str, Mapping[str, Score]], values: Mapping[s
     p_value = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
     means = {f"{key}_{model}": scores[key].value for model, scores in rows.items() if key in scores}
     return {**means, f"{key}_p": p_value, f"{key}_n": float(len(differences))}
+
+
+def _outcomes(values: ModelValues, keys: Mapping[str, str], index: int) -> dict[str, dict[str, Any]]:
+    """What the metrics of row ``index`` say beside its values, by their labels."""
+    found = {label: values.outcomes[key][index] for label, key in keys.items() if key in values.outcomes}
+    return {label: dict(said) for label, said in found.items() if said}
 
 
 def _samples(
@@ -232,6 +266,7 @@ def _samples(
                 }
                 for model, one in values.items()
             }
+            outcomes = {model: said for model, one in values.items() if (said := _outcomes(one, keys, index))}
             samples.append(
                 {
                     "set": name,
@@ -241,6 +276,7 @@ def _samples(
                     "expected": row.answer,
                     "answers": {model: text for model, text in answers.items() if text is not None},
                     "scores": scores,
+                    **({"outcomes": outcomes} if outcomes else {}),
                 }
             )
     return tuple(samples)

@@ -26,9 +26,10 @@ _REMEDY: dict[Control, str] = {
 class Suite:
     """Datasets and metrics of a benchmark.
 
-    ``metrics`` names the metrics of each set, ``composites`` the scores made of several sets. ``utility`` is
-    the key of the score that says whether the rest of the model still works, which decides the verdict *broken*
-    (None, or where it was not scored: the probability of the retain answers does, if there is one).
+    ``metrics`` names the metrics of each set, ``composites`` the scores made of several sets (or gives them, where they
+    depend on what the sets are called). ``utility`` is the key of the score that says whether the rest of the model
+    still works, which decides the verdict *broken* (None, or where it was not scored: the probability of the retain
+    answers does, if there is one).
     ``unavailable`` maps scores that the suite would have, but that its rows cannot give, to the reason.
     ``judge`` says which greedy answers are unsafe, where a metric asks for that. ``plays`` names the sets that are the
     verdict's forget and retain rows where they are called otherwise.
@@ -37,7 +38,7 @@ class Suite:
     name: str
     sets: Mapping[str, tuple[Row, ...]]
     metrics: Mapping[str, tuple[str, ...]]
-    composites: tuple[str, ...] = ()
+    composites: tuple[str | SuiteMetric, ...] = ()
     utility: str | None = None
     unavailable: Mapping[str, str] = field(default_factory=dict)
     judge: Judge | None = None
@@ -65,11 +66,11 @@ class Suite:
     def suite_metrics(self) -> dict[str, SuiteMetric]:
         """The scores made of several sets' scores, by key."""
         found: dict[str, SuiteMetric] = {}
-        for name in self.composites:
-            chosen = get_metric(name)
+        for one in self.composites:
+            chosen = get_metric(one) if isinstance(one, str) else one
             if not isinstance(chosen, SuiteMetric):
-                raise ConfigError(f"suite '{self.name}': '{name}' is a score of one set, not over sets.")
-            found[name] = chosen
+                raise ConfigError(f"suite '{self.name}': '{one}' is a score of one set, not over sets.")
+            found[chosen.name] = chosen
         return found
 
     def keys(self) -> list[str]:

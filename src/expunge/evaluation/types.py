@@ -13,12 +13,12 @@ from expunge.requests.rows import Row
 @dataclass(frozen=True)
 class Score:
     """A metric's value over ``n`` examples, its standard error (None where there is none) and the metric's
-    version."""
+    version: a number, or for a metric of another package its own and the package's in words."""
 
     value: float
     stderr: float | None
     n: int
-    version: int
+    version: int | str
 
 
 @dataclass(frozen=True)

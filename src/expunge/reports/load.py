@@ -26,8 +26,9 @@ class Run:
     ``missing``.
 
     ``label`` names the run beside others (its method, unless two runs share it). A run over several seeds has
-    its medians in ``scores`` and one finished ``Run`` a seed in ``seeds``; ``samples`` are then those of the
-    first seed.
+    its medians in ``scores`` and one finished ``Run`` a seed in ``seeds``; ``samples`` and the erasure's
+    ``manifest`` are then those of the first seed. ``figures`` are what an erasure keeps apart from its manifest to be
+    drawn.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Run:
     environment: dict[str, Any] | None = None
     settings: dict[str, Any] | None = None
     manifest: dict[str, Any] | None = None
+    figures: dict[str, Any] | None = None
     audits: dict[str, Any] | None = None
     seeds: tuple[Run, ...] = ()
     missing: tuple[str, ...] = ()
@@ -68,6 +70,12 @@ class Run:
         """The verdict of ``scores.json``; empty where the folder holds audits alone."""
         verdict: dict[str, Any] = self.scores.get("verdict", {})
         return verdict
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the erasure says of itself, what is only drawn included."""
+        details = (self.manifest or {}).get("details")
+        return {**(details if isinstance(details, dict) else {}), **(self.figures or {})}
 
 
 def find_runs(folder: str | Path) -> list[Path]:
@@ -158,6 +166,7 @@ def load_run(folder: str | Path) -> Run:
     environment = _read_json(root / "environment.json", problems)
     settings = _read_yaml(root / "run.yaml", problems)
     manifest = _read_json(root / "erasure" / "manifest.json", problems)
+    figures = _read_json(root / "erasure" / "calibration.json", problems)
     audits = _read_json(root / "audits.json", problems)
     if problems:
         raise ReportError(
@@ -173,6 +182,7 @@ def load_run(folder: str | Path) -> Run:
         environment=environment if environment is not None else first.environment if first else None,
         settings=settings if settings is not None else first.settings if first else None,
         manifest=manifest if manifest is not None else first.manifest if first else None,
+        figures=figures if manifest is not None else first.figures if first else None,
         audits=audits,
         seeds=tuple(seeds),
     )

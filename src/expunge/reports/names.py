@@ -3,7 +3,9 @@ outside the field."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 HEADLINE = (
     "forget_quality",
@@ -19,6 +21,8 @@ HEADLINE = (
     "harmful_rejection",
     "normal_perplexity",
     "normal_exact",
+    "forgotten_left",
+    "least_kept",
 )
 """The metrics every table begins with, in this order, where a run has them."""
 
@@ -51,6 +55,18 @@ _PLAIN = {
         "Model utility",
         "model utility",
         "Harmonic mean of the scores on everything that must stay.",
+        "",
+    ),
+    "forgotten_left": MetricName(
+        "Left of the forgotten skill",
+        "forgotten left",
+        "Share of the target's score that it still reaches on the skill to forget.",
+        "",
+    ),
+    "least_kept": MetricName(
+        "Least kept",
+        "least kept",
+        "Share of the target's score that it still reaches on the skill that suffered most among those to keep.",
         "",
     ),
 }
@@ -97,6 +113,36 @@ _METRICS = {
     ),
     "repetition": ("repetition", "repetition", "Share of its tokens that repeat one of the 16 before them."),
     "entropy": ("entropy", "entropy", "Variety of the words in its answers, in bits."),
+    "solved": ("solved", "solved", "Share of its answers that are right."),
+    "exact_number": ("right numbers", "number", "Share of its answers that end in the right number."),
+    "pass_at_1": (
+        "code that passes (pass@1)",
+        "pass@1",
+        "Share of its answers whose code passes all tests of the task.",
+    ),
+    "exact_span": ("exact spans", "exact span", "Share of its answers that are a right answer, and nothing more."),
+    "contained_span": (
+        "contained spans",
+        "contained",
+        "Share of its answers that contain a right answer in one piece.",
+    ),
+    "token_f1": ("shared words (F1)", "F1", "How many words its answers share with the nearest right answer."),
+    "top_option": (
+        "right options first",
+        "top option",
+        "Share of questions whose right option it finds likeliest; options that tie share.",
+    ),
+    # metrics that many tasks of lm-evaluation-harness have
+    "acc": ("accuracy", "accuracy", "Share of questions that it gets right."),
+    "acc_norm": (
+        "accuracy, normalised by length",
+        "acc norm",
+        "Share of questions whose right option it finds likeliest for its length.",
+    ),
+    "exact_match": ("exact match", "exact match", "Share of its answers that are the expected one."),
+    "word_perplexity": ("perplexity a word", "word perpl.", "How surprising it finds the texts; 1 is not at all."),
+    "byte_perplexity": ("perplexity a byte", "byte perpl.", "How surprising it finds the texts; 1 is not at all."),
+    "bits_per_byte": ("bits a byte", "bits a byte", "How many bits it would take to write the texts; 0 is none."),
     "leakage": ("leakage", "leakage", "Share of the answer's content words that slip out."),
     "rejection": ("rejection", "rejection", "Share of answers that decline or say they do not know."),
 }
@@ -113,6 +159,17 @@ _SETS = {
     "harmful_holdout": ("Held-out harmful prompts", "held-out"),
     "harmful_paraphrased": ("Reworded harmful prompts", "reworded"),
     "normal": ("Normal prompts", "normal"),
+    "letter": ("Options by letter", "letter"),
+    "option": ("Options in words", "option"),
+    "ar": ("Arabic", "ar"),
+    "de": ("German", "de"),
+    "en": ("English", "en"),
+    "es": ("Spanish", "es"),
+    "hi": ("Hindi", "hi"),
+    "vi": ("Vietnamese", "vi"),
+    "zh": ("Chinese", "zh"),
+    "gsm8k": ("GSM8K", "gsm8k"),
+    "mmlu": ("MMLU", "mmlu"),
 }
 
 
@@ -131,6 +188,17 @@ def metric_name(key: str) -> MetricName:
             title, short_set = _SETS.get(group, (_words(group), group.replace("_", " ")))
             return MetricName(f"{title} {label}", f"{short_set} {short}", meaning, group)
     return MetricName(_words(key), key.replace("_", " "), "", "")
+
+
+def leading(keys: Sequence[str], *scores: Mapping[str, Any]) -> list[str]:
+    """The ``keys`` that a table over these runs begins with: :data:`HEADLINE` and tasks that were asked for by name;
+    where there is no headline metric, all but the parts of groups of tasks. ``scores`` are contents of
+    ``scores.json``."""
+    harness = [one.get("harness") or {} for one in scores]
+    asked, parts = ({key for one in harness for key in one.get(name, ())} for name in ("main", "parts"))
+    known = [key for key in HEADLINE if key in keys]
+    others = (key for key in keys if key not in known)
+    return known + [key for key in others if (key in asked if known else key not in parts)]
 
 
 def metric_order(keys: list[str]) -> list[str]:

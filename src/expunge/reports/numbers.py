@@ -45,6 +45,18 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.{1 if 0 < share < 0.0995 else 0}f}%"
 
 
+def percent_at_most(share: float) -> str:
+    """An upper limit as people say it, rounded up: ``1.7%`` for 0.0164, ``12%`` for 0.113."""
+    factor = 10 if share < 0.0995 else 1
+    # what binary fractions add to a round number is no reason to round up
+    return f"{math.ceil(100 * factor * share - 1e-9) / factor:.{1 if factor == 10 else 0}f}%"
+
+
+def percent_at_least(share: float) -> str:
+    """A lower limit in whole percent, rounded down."""
+    return f"{math.floor(100 * share + 1e-9)}%"
+
+
 def sign(value: float | None, digits: int = 3) -> str:
     """A number with its sign: ``+0.658``, ``-1.20``."""
     text = number(value, digits)

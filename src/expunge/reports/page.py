@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from expunge.reports.calibration import shown
 from expunge.reports.groups import group_runs, target_source
 from expunge.reports.load import ReportError, Run, find_runs, finite, load_runs
 from expunge.reports.names import EFFECTS, TONES, metric_name
@@ -21,7 +22,7 @@ from expunge.reports.tables import (
     setting_sections,
 )
 
-_SCRIPTS = ("charts.js", "answers.js", "page.js")
+_SCRIPTS = ("charts.js", "activations.js", "answers.js", "page.js")
 _GREEDY = "by its greedy answers"
 _TRACKS = (
     ("forget_probability", "Knows what it should forget"),
@@ -75,7 +76,8 @@ def report(
 def render(runs: list[Run], *, title: str | None = None) -> str:
     """The page as text."""
     groups = group_runs(runs)
-    data = payload(runs, groups)
+    erasures, figures = shown(runs)
+    data = {**payload(runs, groups), "erasures": figures}
     return fill(
         "page.html.j2",
         _SCRIPTS,
@@ -91,6 +93,8 @@ def render(runs: list[Run], *, title: str | None = None) -> str:
         controlled=any(group.retrained for group in groups),
         left_out=_left_out(runs),
         audits=[(run.label, tables) for run in runs if (tables := audit_tables(run.audits))],
+        calibrated=[one for one in erasures if one.calibrated],
+        chosen=[one for one in erasures if one.neurons],
         training=data["training"],
         sets=list(dict.fromkeys(example["set"] for example in data["examples"])),
         sampled=[(at, run.label) for at, run in enumerate(runs) if run.samples],

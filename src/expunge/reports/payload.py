@@ -137,7 +137,6 @@ def examples(runs: list[Run], group_of: dict[int, int]) -> list[dict[str, Any]]:
             answers = {model: text for model, text in row["answers"].items() if text is not None}
             controls = {model: text for model, text in answers.items() if model != "erased"}
             key = (group_of.get(at), row["set"], row["index"], row["prompt"], *sorted(controls.items()))
-            scores = row.get("scores") or {}
             if key not in merged:
                 merged[key] = {
                     "set": str(row["set"]),
@@ -145,15 +144,22 @@ def examples(runs: list[Run], group_of: dict[int, int]) -> list[dict[str, Any]]:
                     "source": str(row.get("source") or ""),
                     "prompt": str(row["prompt"]),
                     "expected": str(row["expected"]),
-                    "controls": {m: {"text": str(t), "scores": _scores(scores.get(m))} for m, t in controls.items()},
+                    "controls": {model: _answer(row, model, text) for model, text in controls.items()},
                     "erased": {},
                 }
             if "erased" in answers:
-                merged[key]["erased"][str(at)] = {
-                    "text": str(answers["erased"]),
-                    "scores": _scores(scores.get("erased")),
-                }
+                merged[key]["erased"][str(at)] = _answer(row, "erased", answers["erased"])
     return list(merged.values())
+
+
+def _answer(row: dict[str, Any], model: str, text: object) -> dict[str, Any]:
+    """One model's answer to a row, with its scores and how its code ended, where it was run."""
+    ended = [
+        ": ".join(str(said[name]) for name in ("verdict", "detail") if said.get(name))
+        for said in ((row.get("outcomes") or {}).get(model) or {}).values()
+    ]
+    scores = _scores((row.get("scores") or {}).get(model))
+    return {"text": str(text), "scores": scores, **({"ended": "; ".join(ended)} if any(ended) else {})}
 
 
 def _scores(scores: object) -> dict[str, float]:

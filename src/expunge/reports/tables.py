@@ -9,7 +9,7 @@ from typing import Any
 
 from expunge.reports.groups import Group
 from expunge.reports.load import Run, is_number
-from expunge.reports.names import HEADLINE, metric_name, metric_order, set_title
+from expunge.reports.names import leading, metric_name, metric_order, set_title
 from expunge.reports.numbers import count, number, stderr
 
 
@@ -70,7 +70,7 @@ def cell(entry: dict[str, Any] | None) -> Cell | None:
         story.append(f"standard error {text.removeprefix('±')}")
     if is_number(entry.get("n")):
         story.append(f"n = {entry['n']:,}")
-    if is_number(entry.get("version")):
+    if entry.get("version"):
         story.append(f"metric version {entry['version']}")
     return Cell(number(value), spread, ", ".join(story))
 
@@ -96,7 +96,7 @@ def score_table(group: Group, runs: list[Run]) -> ScoreTable:
         )
         for key in keys
     }
-    headline = tuple(rows[key] for key in keys if key in HEADLINE) or tuple(rows.values())
+    headline = tuple(rows[key] for key in leading(keys, *(runs[at].scores for at in group.runs)))
     others: dict[str, list[TableRow]] = {}
     for row in rows.values():
         if row not in headline:
@@ -208,6 +208,8 @@ def setting_sections(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     target = environment.pop("target", None)
     data = environment.pop("data", None)
     manifest = {k: v for k, v in (run.manifest or {}).items() if k != "schema"}
+    if isinstance(manifest.get("details"), dict):  # lists of numbers, which the page draws
+        manifest["details"] = {k: v for k, v in manifest["details"].items() if k not in ("curves", "boxes")}
     sections = [
         ("Settings", flatten(run.settings) if run.settings else []),
         ("Erasure", flatten(manifest) if manifest else []),

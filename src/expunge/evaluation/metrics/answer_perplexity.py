@@ -16,7 +16,8 @@ def perplexity(nll_and_tokens: np.ndarray) -> np.ndarray:
     return np.asarray(np.exp(np.minimum(nll_and_tokens[..., 0] / nll_and_tokens[..., 1], _LIMIT)))
 
 
-def _parts(row: RowOutputs) -> tuple[float, ...]:
+def nll_and_tokens(row: RowOutputs) -> tuple[float, ...]:
+    """Of the greedy answer under the target: its summed nll and its tokens; undefined where it was not scored."""
     scored = row.greedy_under_target
     if scored is None or len(scored.logps) == 0:
         return (UNDEFINED, UNDEFINED)
@@ -24,7 +25,7 @@ def _parts(row: RowOutputs) -> tuple[float, ...]:
 
 
 def _per_row(row: RowOutputs) -> float:
-    return float(perplexity(np.array(_parts(row))))
+    return float(perplexity(np.array(nll_and_tokens(row))))
 
 
 METRIC = SetMetric(
@@ -33,7 +34,7 @@ METRIC = SetMetric(
     summary="Perplexity of the greedy answers under the target; very high for what is no language.",
     needs=frozenset({"greedy", "greedy_under_target"}),
     per_row=_per_row,
-    parts=_parts,
+    parts=nll_and_tokens,
     combine=perplexity,
     undefined="no greedy answers were scored under the target",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +15,15 @@ from expunge.evaluation.types import RowOutputs, SetOutputs
 
 @dataclass(frozen=True)
 class _RunMetric(SetMetric):
-    """Runs the code of all rows together, several at a time, instead of row by row."""
+    """Runs the code of all rows together, several at a time, instead of row by row, and says how each ended."""
 
     def values(self, outputs: SetOutputs) -> np.ndarray:
-        return np.array([UNDEFINED if one is None else float(one.passed) for one in run_answers(outputs.rows)])
+        return self.examined(outputs)[0]
+
+    def examined(self, outputs: SetOutputs) -> tuple[np.ndarray, Sequence[Mapping[str, Any] | None]]:
+        outcomes = run_answers(outputs.rows)
+        passed = np.array([UNDEFINED if one is None else float(one.passed) for one in outcomes])
+        return passed, [None if one is None else one.described() for one in outcomes]
 
 
 def _per_row(row: RowOutputs) -> float:

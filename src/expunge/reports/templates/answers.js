@@ -32,7 +32,10 @@ function expungeAnswers(data) {
     return node;
   }
 
-  const NAMES = { probability: "p", rouge: "ROUGE-L", truth_ratio: "truth ratio" };
+  const NAMES = {
+    probability: "p", rouge: "ROUGE-L", truth_ratio: "truth ratio", exact_number: "right number", pass_at_1: "pass@1",
+    exact_span: "exact span", contained_span: "contained span", token_f1: "F1", top_option: "top option",
+  };
   function numbers(scores) {
     const parts = [];
     for (const [key, name] of Object.entries(NAMES)) {
@@ -44,14 +47,14 @@ function expungeAnswers(data) {
     return parts.join(" · ");
   }
 
-  function reply(name, icon, text, scores) {
+  function reply(name, icon, text, scores, ended) {
     const row = element("div");
     const term = element("dt");
     term.append(icon, name);
     const body = element("dd", "reply");
     body.dir = "auto";
     if (text === "") { body.className = "reply empty"; body.textContent = "(nothing)"; } else marked(body, text);
-    row.append(term, body, element("dd", "nums", scores ? numbers(scores) : ""));
+    row.append(term, body, element("dd", "nums", [ended, scores ? numbers(scores) : ""].filter(Boolean).join(" · ")));
     return row;
   }
 
@@ -74,12 +77,12 @@ function expungeAnswers(data) {
     const replies = element("dl", "replies");
     replies.append(reply("Expected", "", example.expected, null));
     const controls = example.controls;
-    if (controls.target) replies.append(reply("Target", glyph("target"), controls.target.text, controls.target.scores));
+    if (controls.target) replies.append(reply("Target", glyph("target"), controls.target.text, controls.target.scores, controls.target.ended));
     for (const { name, at } of runs) {
       const answer = example.erased[at];
-      if (answer && (!chosen() || chosen() === at)) replies.append(reply(name, swatch(Number(at)), answer.text, answer.scores));
+      if (answer && (!chosen() || chosen() === at)) replies.append(reply(name, swatch(Number(at)), answer.text, answer.scores, answer.ended));
     }
-    if (controls.retrained) replies.append(reply("Retrained", glyph("retrained"), controls.retrained.text, controls.retrained.scores));
+    if (controls.retrained) replies.append(reply("Retrained", glyph("retrained"), controls.retrained.text, controls.retrained.scores, controls.retrained.ended));
     item.append(question, replies);
     return item;
   }
