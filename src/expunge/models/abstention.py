@@ -105,7 +105,6 @@ class _Local(threading.local):
     passing: Passing | None = None
     look: Look | None = None
     session: Session | None = None
-    drafting = False
 
 
 class _Guard:
@@ -166,7 +165,7 @@ class _Guard:
     def _look(self) -> Look | None:
         """Where to look in the forward that runs in this thread; None: nowhere."""
         passing, local = self.watch.current, self._local
-        if passing is None or local.drafting:
+        if passing is None:
             return None
         if passing is not local.passing:
             if passing.packed:
@@ -223,22 +222,17 @@ class _Guard:
             return original(*arguments, **named)
         # its first three parameters, which may be given by place
         asked = {**dict(zip(("inputs", "generation_config", "logits_processor"), arguments, strict=False)), **named}
-        given = asked.get("logits_processor") or []
-        # a model that drafts for itself (early exit) hands on its processors
-        drafting = any(isinstance(processor, Refusing) for processor in given)
         session = Session(self.every, asked, _ends(self.model, asked))
-        processors = LogitsProcessorList([*given, *([] if drafting else [Refusing(session)])])
+        processors = LogitsProcessorList([*(asked.get("logits_processor") or ()), Refusing(session)])
         if len(arguments) > 2:
             arguments = (*arguments[:2], processors, *arguments[3:])
         else:
             named = {**named, "logits_processor": processors}
-        local = self._local
-        before = local.session, local.drafting
-        local.session, local.drafting = session, drafting
+        before, self._local.session = self._local.session, session  # a model may draft for itself while it generates
         try:
             return original(*arguments, **named)
         finally:
-            local.session, local.drafting = before
+            self._local.session = before
 
 
 _GUARDS: dict[nn.Module, _Guard] = {}

@@ -152,8 +152,7 @@ def resolve(path: str, *, role: str) -> str:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     from expunge.worlds.interface import get_world
 
-    world = get_world(path.removeprefix("world:"))
-    return str(world.target_folder if role == "target" else world.retrained_folder)
+    return str(get_world(path.removeprefix("world:")).model_folder(role))
 
 
 def check_folder(source: str, *, role: str = "target", weights: bool = True) -> None:
