@@ -109,6 +109,38 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
         Erasure.load(tmp_path / "e")
 
 
+def test_what_is_only_drawn_is_kept_apart_from_the_manifest(tmp_path: Path) -> None:
+    erasure = fit("key_space_detection", {"level": 0.5})
+    drawn = {key: erasure.details[key] for key in ("curves", "boxes")}
+    assert all(drawn.values())
+    details = dict(erasure.details)
+    erasure.save(tmp_path / "e")
+    loaded = Erasure.load(tmp_path / "e")
+    loaded.save(tmp_path / "again")
+    for one in (erasure, loaded, Erasure.load(tmp_path / "again")):
+        assert one.details == details
+    for folder in (tmp_path / "e", tmp_path / "again"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert "calibration.json" in manifest["files"]
+        assert manifest["details"] == {key: value for key, value in details.items() if key not in drawn}
+        assert json.loads((folder / "calibration.json").read_text()) == {"schema": 1, **drawn}
+    assert isinstance(loaded, HookPlan)
+    (kept,) = unite([loaded]).details["united"]
+    assert kept == json.loads((tmp_path / "again" / "manifest.json").read_text())
+    (tmp_path / "e" / "calibration.json").write_text("{}")
+    with pytest.raises(ErasureError, match=r"calibration\.json"):
+        Erasure.load(tmp_path / "e")
+
+
+def test_a_plan_with_nothing_to_draw_has_no_file_for_it(tmp_path: Path) -> None:
+    plan().save(tmp_path / "e")
+    assert sorted(file.name for file in (tmp_path / "e").iterdir()) == [
+        "manifest.json",
+        "plan.json",
+        "plan.safetensors",
+    ]
+
+
 def test_sites_that_are_not_there_are_named() -> None:
     erasure = plan()
     erasure.manifest = erasure.manifest.model_copy(update={"target": plan(model=zoo.model("llama")).manifest.target})

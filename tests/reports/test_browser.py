@@ -11,6 +11,7 @@ import pytest
 from expunge.reports import report
 
 from .devtools import Browser, chromium
+from .fake_calibration import box, curve, details, drawn_details, write_calibrated
 from .fake_runs import audits, samples, write_comparison, write_json, write_lines, write_run, write_seeds
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -42,10 +43,24 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     rows = samples("npo", retrained=False)
     rows[0] |= {"prompt": HOSTILE, "expected": HOSTILE, "answers": {"target": HOSTILE, "erased": HOSTILE}}
     write_lines(alone / "samples.jsonl", rows)
+    erasures = root / "erasures"
+    made = {
+        "two layers": details(),
+        "by hand": details()
+        | {"calibration": {}, "layers": [5], "neurons": {"0": 12, "2": 340, "outside the layers": 4}},
+        "large": drawn_details(32, groups=7),
+        "experts": drawn_details(6, used=[0, 3, 5], experts=8),
+        # nothing falsely detected, nothing detected, and a mean that is the centre itself
+        "nothing": details()
+        | {"curves": [curve([0], (0.0, 0.0, 0.0))], "layers": [0], "boxes": [box(0, 0.0), box(None, None)]},
+    }
+    for name, facts in made.items():
+        write_calibrated(erasures / name, facts)
     return {
         "comparison": report(demo),
         "seeds": report(seeds),
         "alone": report(alone),
+        "erasures": report(erasures),
         "together": report([demo, seeds, alone], out=root / "together.html"),
     }
 
@@ -59,7 +74,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("name", ["comparison", "seeds", "alone", "together"])
+@pytest.mark.parametrize("name", ["comparison", "seeds", "alone", "together", "erasures"])
 def test_the_page_is_whole(pages: dict[str, Path], browser: Browser, name: str, width: int, dark: bool) -> None:
     address = pages[name].as_uri()
     browser.open(address, width=width, dark=dark)
@@ -115,6 +130,27 @@ def test_the_charts_follow_their_switches(pages: dict[str, Path], browser: Brows
     assert browser.run("document.querySelector('[data-chart=tradeoff].chart .ytitle').textContent") == "Model utility"
     assert browser.run("document.querySelectorAll('[data-chart=truth].chart .legend .traces').length") == 5
     assert browser.complaints() == []
+
+
+def test_false_abstention_is_drawn_on_a_logarithmic_axis_with_a_place_for_none(
+    pages: dict[str, Path], browser: Browser
+) -> None:
+    browser.open(pages["erasures"].as_uri(), width=1280)
+    browser.run(VISIT_CHARTS)
+    figures = browser.run(
+        "JSON.parse(document.getElementById('data').textContent).erasures.map(one => one.curves.length)"
+    )
+    of = "Array.from(document.querySelectorAll('.chart[data-chart=abstention]'))"
+    assert browser.run(f"{of}.map(node => node.querySelectorAll('.legend .traces').length)") == figures
+    ticks = "Array.from(node.querySelectorAll('.xtick text')).map(text => text.textContent)"
+    at = [run["name"] for run in browser.run("JSON.parse(document.getElementById('data').textContent).runs")]
+    ((_, small),) = [
+        pair for pair in zip(at, browser.run(f"{of}.map(node => {ticks})"), strict=True) if pair[0] == "two layers"
+    ]
+    # one of 80 rows is the least share there is but none: 1.25%, so that the axis begins at 1%
+    assert small == ["0", "1%", "2%", "5%", "10%", "20%", "50%", "100%"]
+    notes = f"{of}[{at.index('two layers')}].querySelectorAll('.annotation-text')"
+    assert browser.run(f"Array.from({notes}).map(text => text.textContent)") == ["5% asked for", "h in use"]
 
 
 def test_it_prints(pages: dict[str, Path], browser: Browser, tmp_path: Path) -> None:

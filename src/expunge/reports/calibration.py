@@ -6,7 +6,7 @@ It is found by the keys of the manifest's details, whatever method wrote them; w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ from expunge.reports.load import Run, finite, is_number
 from expunge.reports.numbers import count, number, percent, percent_at_least, percent_at_most
 
 _MODES = {"generate": "In generation", "score": "In scoring"}
-_CALIBRATED = {"scale", "level", "k_star", "max_scale", "decides", "bounds"}
-_BOUND = {"group", "rows", "bound", "observed", "upper", "scale"}
-_CURVE = {"layers", "scale", "detection", "false_abstention", "area"}
+_CALIBRATED = ("scale", "level", "k_star")
+_BOUND = ("rows", "bound", "observed", "upper", "scale")
+_SERIES = ("scale", "detection", "false_abstention")
 _BOX = {"site", "layer", "neurons", "k_star", "scale", "log_volume_per_neuron", "distance", "largest_distance"}
 _LISTED_BOXES = 100  # a mixture of experts has thousands
 OUTSIDE = "outside the layers"
@@ -74,14 +74,14 @@ def bounds(details: Mapping[str, Any]) -> tuple[ModeBounds, ...]:
 def _mode(mode: str, entry: Mapping[str, Any]) -> ModeBounds:
     decides = entry["decides"]
     if decides is None:
-        decided = "the cap" if entry["max_scale"] is None else f"the cap, {entry['max_scale']:g} × k*"
+        decided = "the cap" if entry["max_scale"] is None else f"the cap of {entry['max_scale']:g} k*"
     else:
-        decided = f"group {decides}" if decides else "all rows"
+        decided = f"the group “{decides}”" if decides else "all rows"
     share = entry["scale"] / entry["k_star"] if entry["k_star"] else None
     return ModeBounds(
         title=_MODES.get(mode, mode),
         level=_level(entry),
-        scale=number(entry["scale"]) + (f" ({number(share)} × k*)" if share is not None else ""),
+        scale=number(entry["scale"]) + (f" ({number(share)} k*)" if share is not None else ""),
         decided=decided,
         rows=tuple(
             BoundRow(
@@ -106,8 +106,9 @@ def summary(run: Run) -> str:
         return ""
     entry = found.get("generate") or next(iter(found.values()))
     first, groups = entry["bounds"][0], entry["bounds"][1:]
-    said = ("First seed: f" if run.seeds else "F") + (
-        f"alse abstention at most {_level(entry)} by calibration on {count(first['rows'], 'row')} "
+    what = "First seed: false abstention" if run.seeds else "False abstention"
+    said = (
+        f"{what} at most {_level(entry)} by calibration on {count(first['rows'], 'row')} "
         f"(95% sure: below {percent_at_most(first['upper'])})"
     )
     if groups:
@@ -162,6 +163,7 @@ class Shown:
     index: int | None
     first_seed: bool
     modes: tuple[ModeBounds, ...]
+    layers: str
     detection: str
     curves: tuple[str, ...]
     rows: str
@@ -188,7 +190,7 @@ def shown(runs: list[Run]) -> tuple[list[Shown], list[dict[str, Any]]]:
         index = None
         if figure is not None:
             index = len(figures)
-            figures.append(figure)
+            figures.append({"run": at, **figure})
         found.append(_shown(at, index, run, modes, figure or {}))
     return found, figures
 
@@ -202,20 +204,43 @@ def _shown(at: int, index: int | None, run: Run, modes: tuple[ModeBounds, ...], 
         index=index,
         first_seed=bool(run.seeds),
         modes=modes,
+        layers=_layers_in_words(details),
         detection=detected.words if detected else "",
         curves=tuple(one["name"] for one in figure.get("curves", ())),
         rows=" and ".join(f"{rows[side]:,} {side} rows" for side in ("forget", "retain") if side in rows),
-        boxes=tuple(map(_box_row, boxes)) if len(boxes) <= _LISTED_BOXES else (),
+        boxes=_box_rows(boxes) if len(boxes) <= _LISTED_BOXES else (),
         several_boxes=len(boxes) > 1,
         neurons=count(sum(one["count"] for one in figure["neurons"]), "neuron") if figure.get("neurons") else "",
         by_hand=number(scale) if scale is not None and not modes else "",
     )
 
 
-def _box_row(box: Mapping[str, Any]) -> tuple[str, ...]:
-    name = OUTSIDE if box["layer"] is None else f"layer {box['layer']}"
+def _layers_in_words(details: Mapping[str, Any]) -> str:
+    """The layers that the erasure looks at; empty where it does not say."""
+    layers, used = details.get("layers"), _used_curve(details)
+    if not isinstance(layers, list) or not layers:
+        return ""
+    if used is not None and len(layers) > 1:
+        return "all layers"
+    return _layer_name(layers[0]) if len(layers) == 1 else f"layers {', '.join(map(str, layers))}"
+
+
+def _box_rows(boxes: list[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
+    """Name and numbers of each box; those of experts, of which a layer has several, have their site's name."""
+    several = len({box["layer"] for box in boxes}) < len(boxes)
     keys = ("k_star", "scale", "distance", "largest_distance", "log_volume_per_neuron")
-    return (name, number(box["neurons"]), *(number(finite(box[key])) for key in keys))
+    return tuple(
+        (
+            str(box["site"]) if several else _layer_name(box["layer"]),
+            number(box["neurons"]),
+            *(number(finite(box[key])) for key in keys),
+        )
+        for box in boxes
+    )
+
+
+def _layer_name(layer: int | None) -> str:
+    return OUTSIDE if layer is None else f"layer {layer}"
 
 
 def _level(entry: Mapping[str, Any]) -> str:
@@ -225,7 +250,7 @@ def _level(entry: Mapping[str, Any]) -> str:
 def _curve(curve: Mapping[str, Any], used: bool) -> dict[str, Any]:
     groups = curve.get("groups") or {}
     return {
-        "name": _curve_name(curve["layers"]),
+        "name": "all layers" if len(curve["layers"]) > 1 else _layer_name(curve["layers"][0]),
         "used": used,
         "area": _short(curve["area"]),
         "scale": list(map(_short, curve["scale"])),
@@ -233,12 +258,6 @@ def _curve(curve: Mapping[str, Any], used: bool) -> dict[str, Any]:
         "falsely": list(map(_short, curve["false_abstention"])),
         "by_group": {name: list(map(_short, shares)) for name, shares in groups.items()},
     }
-
-
-def _curve_name(layers: list[int | None]) -> str:
-    if len(layers) > 1:
-        return "all layers"
-    return OUTSIDE if layers[0] is None else f"layer {layers[0]}"
 
 
 def _box(box: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,21 +284,36 @@ def _neurons(details: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _calibrations(details: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """By mode; whatever else a method may keep under the key is no calibration."""
     found = details.get("calibration")
-    return {
-        str(mode): entry
-        for mode, entry in (found.items() if isinstance(found, Mapping) else ())
-        if _has(entry, _CALIBRATED) and entry["bounds"] and _all_have(entry["bounds"], _BOUND)
-    }
+    entries = found.items() if isinstance(found, Mapping) else ()
+    return {str(mode): entry for mode, entry in entries if _is_calibration(entry)}
+
+
+def _is_calibration(entry: object) -> bool:
+    if not isinstance(entry, Mapping) or not {"max_scale", "decides"} <= entry.keys():
+        return False
+    listed = entry.get("bounds")
+    if not _has_numbers(entry, _CALIBRATED) or not isinstance(listed, list) or not listed:
+        return False
+    return all(isinstance(one, Mapping) and "group" in one and _has_numbers(one, _BOUND) for one in listed)
 
 
 def _curves(details: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     found = details.get("curves")
-    return found if isinstance(found, list) and _all_have(found, _CURVE) else []
+    return found if isinstance(found, list) and all(map(_is_curve, found)) else []
+
+
+def _is_curve(curve: object) -> bool:
+    if not isinstance(curve, Mapping) or not curve.get("layers") or "area" not in curve:
+        return False
+    series = [curve.get(name) for name in _SERIES]
+    lists = [one for one in series if isinstance(one, list) and one and all(map(is_number, one))]
+    return len(lists) == len(series) and len(set(map(len, lists))) == 1
 
 
 def _boxes(details: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     found = details.get("boxes")
-    return found if isinstance(found, list) and _all_have(found, _BOX) else []
+    there = isinstance(found, list) and all(isinstance(one, Mapping) and one.keys() >= _BOX for one in found)
+    return found if there and found else []
 
 
 def _used_curve(details: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -299,12 +333,8 @@ def _curve_rows(details: Mapping[str, Any]) -> dict[str, int]:
     return {side: rows for side, rows in found.items() if isinstance(rows, int)} if isinstance(found, Mapping) else {}
 
 
-def _has(value: object, keys: set[str]) -> bool:
-    return isinstance(value, Mapping) and keys <= value.keys()
-
-
-def _all_have(values: object, keys: set[str]) -> bool:
-    return isinstance(values, list) and all(_has(value, keys) for value in values)
+def _has_numbers(entry: Mapping[str, Any], keys: Iterable[str]) -> bool:
+    return all(is_number(entry.get(key)) for key in keys)
 
 
 def _short(value: object) -> float | None:

@@ -46,10 +46,9 @@ def percent(share: float | None) -> str:
 
 
 def percent_at_most(share: float) -> str:
-    """An upper limit as people say it, rounded up: ``1.7%`` for 0.0164, ``12%`` for 0.113."""
-    factor = 10 if share < 0.0995 else 1
+    """An upper limit in percent, rounded up: ``1.7%`` for 0.0164, ``5.0%`` for 0.05."""
     # what binary fractions add to a round number is no reason to round up
-    return f"{math.ceil(100 * factor * share - 1e-9) / factor:.{1 if factor == 10 else 0}f}%"
+    return f"{math.ceil(1000 * share - 1e-9) / 10:.1f}%"
 
 
 def percent_at_least(share: float) -> str:
