@@ -102,6 +102,16 @@ def test_the_scale_keeps_to_the_level_in_every_group_and_to_the_cap() -> None:
     assert by_hand.details["calibration"] == {}
 
 
+def test_what_is_detected_is_measured_on_rows_that_were_held_back() -> None:
+    # A scale that holds everything detects both of them, one that holds nothing neither.
+    for scale, share in ((1e6, 1.0), (1e-6, 0.0)):
+        assert erasure({"scale": scale}).details["detected"] == {"share": share, "rows": 2, "unseen": True}
+    few = erasure(request=replace(REQUEST, forget=FORGET[:3]))
+    assert few.details["detected"]["rows"] == 3
+    assert not few.details["detected"]["unseen"]
+    assert [curve["layers"] for curve in few.details["curves"]] == [[0, 1], [0], [1]]
+
+
 def test_layers() -> None:
     assert erasure({"layers": "all"}).details["layers"] == [0, 1]
     assert erasure({"layers": [0]}).details["layers"] == [0]

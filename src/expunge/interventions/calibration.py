@@ -191,7 +191,8 @@ def detection_curve(
 ) -> dict[str, Any]:
     """Detection against false abstention for every h, from the scores of forget rows [F] and of retain rows [R].
 
-    ``scale`` are the h at which something changes (at most ``points`` of them, evenly chosen by rank; the first is 0),
+    ``scale`` are the h at which something changes (of more than ``points`` about so many: half of them the smallest, at
+    which few retain rows are detected, the others evenly by rank; the first is 0),
     ``detection`` and ``false_abstention`` the shares of rows with a score of at most that, ``groups`` the second by
     group. ``area`` is the share of pairs in which the forget row is detected first, equal ones counting half: 1 is
     perfect, 0.5 is chance.
@@ -200,7 +201,10 @@ def detection_curve(
     scales = torch.cat([torch.zeros(1, dtype=torch.float64), forget, retain]).unique()
     scales = scales[scales.isfinite()]
     if len(scales) > points:
-        scales = scales[torch.linspace(0, len(scales) - 1, points, dtype=torch.float64).round().long()]
+        first = points // 2
+        low = torch.searchsorted(scales, retain.sort().values[: first or 1], right=True) - 1
+        even = torch.linspace(0, len(scales) - 1, points - first, dtype=torch.float64).round().long()
+        scales = scales[torch.cat([even, low[low < len(scales)]]).unique()]
 
     def shares(scores: Tensor) -> list[float]:
         found = torch.searchsorted(scores.sort().values, scales, right=True).double() / len(scores)

@@ -119,7 +119,11 @@ def summary(run: Run) -> str:
 
 
 def detection(details: Mapping[str, Any]) -> Detection | None:
-    """What the h of generation detects, by the curve of the layers in use; None where there is no such curve."""
+    """What the h of generation detects: as it was recorded, else by the curve of the layers in use; None where there is
+    neither."""
+    recorded = details.get("detected")
+    if isinstance(recorded, Mapping) and is_number(recorded.get("share")) and is_number(recorded.get("rows")):
+        return Detection(float(recorded["share"]), True, int(recorded["rows"]), bool(recorded.get("unseen")))
     scale, curve = _scale(details), _used_curve(details)
     if scale is None or curve is None:
         return None
@@ -220,7 +224,7 @@ def _layers_in_words(details: Mapping[str, Any]) -> str:
     layers, used = details.get("layers"), _used_curve(details)
     if not isinstance(layers, list) or not layers:
         return ""
-    if used is not None and len(layers) > 1:
+    if used is not None and len(layers) == max(len(one["layers"]) for one in _curves(details)) > 1:
         return "all layers"
     return _layer_name(layers[0]) if len(layers) == 1 else f"layers {', '.join(map(str, layers))}"
 

@@ -32,8 +32,8 @@ def named(name: str, progress: Progress) -> Progress:
 @dataclass(frozen=True)
 class Run:
     """``folder`` receives checkpoints (while training) and ``training.jsonl``; without one nothing is written and a
-    killed run starts over. ``references`` holds what targets say about rows, ``probes`` what their activations are like:
-    pass the same dictionaries to runs on the same target, and each computes only what no other has."""
+    killed run starts over. ``references`` holds what targets say about rows, ``probes`` what their activations are
+    like: pass the same dictionaries to runs on the same target, and each computes only what no other has."""
 
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     folder: Path | None = None

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from expunge.requests import Request, Row
 
 _ROLE = "mlp_key"
+_MODES: tuple[Mode, ...] = ("generate", "score")
 _HELD_BACK = 5  # one forget row in so many is not in the hypercube: what is detected is measured on those
 _CHOOSING_ROWS = 400  # retain rows that a layer is chosen on, evenly spread
-_POINTS = 40  # of each layer's curve in the manifest
+_POINTS = 100  # of each layer's curve
 
 
 @method_fields
@@ -85,19 +86,18 @@ class KeySpaceDetection(ActivationMethod):
         layers = fit.layers()
         cube = fit.cube(layers)
         subject.details.update(layers=list(layers), k_star=cube.k_star, forget_rows=len(fit.made))
-        scales: dict[Mode, float] = {"generate": 0.0, "score": 0.0}
-        calibrations = {}
-        for mode in scales:
-            if self.scale is not None:
-                scales[mode] = self.scale * cube.k_star
-                continue
-            ratios = fit.ratios(cube, fit.kept, mode).joint[:, 0]
-            calibrations[mode] = _calibrated(self, ratios.tolist(), fit.kept, k_star=cube.k_star)
-            scales[mode] = calibrations[mode].scale
+        scales: dict[Mode, float] = {}
+        calibrations, kept = {}, {}
+        for mode in _MODES:
+            kept[mode] = fit.ratios(cube, fit.kept, mode)
+            if self.scale is None:
+                ratios = kept[mode].joint[:, 0].tolist()
+                calibrations[mode] = _calibrated(self, ratios, fit.kept, k_star=cube.k_star)
+            scales[mode] = self.scale * cube.k_star if self.scale is not None else calibrations[mode].scale
         subject.details.update(
             scales=scales,
             calibration={mode: one.as_dict() for mode, one in calibrations.items()},
-            **fit.figures(cube, scales["generate"]),
+            **fit.figures(cube, scales["generate"], kept["generate"]),
         )
         tokenizer = subject.tokenizer
         cubes = Hypercubes(
@@ -181,14 +181,26 @@ class _Fit:
             return self.every[-1:]
         return self.every if wanted == "all" else tuple(sorted(set(wanted)))
 
-    def figures(self, cube: Hypercube, scale: float) -> dict[str, Any]:
-        """What the report draws: detection against false abstention by layer, and the hypercube's size and distance."""
-        from expunge.interventions.calibration import box_figures, layer_curves
+    def figures(self, cube: Hypercube, scale: float, kept: RowRatios) -> dict[str, Any]:
+        """What the report draws: detection against false abstention, of the hypercube in use and by layer, what its
+        scale detects, and its size and distance. ``kept``: how near the kept rows come to it."""
+        from expunge.interventions.calibration import box_figures, detection_curve, layer_curves
 
-        groups = [row.group for row in self.kept]
+        groups = [row.group for row in self.kept] if any(row.group for row in self.kept) else None
+        found = self.ratios(cube, self.unseen, "generate").joint[:, 0]
+        curves = layer_curves(*self.curves, groups, points=_POINTS)
+        used = list(kept.layers)
+        if all(curve["layers"] != used for curve in curves):
+            own = detection_curve(found, kept.joint[:, 0], groups, points=_POINTS)
+            curves.insert(0, {"layers": used, **own})
         return {
-            "curves": layer_curves(*self.curves, groups if any(groups) else None, points=_POINTS),
+            "curves": curves,
             "curve_rows": {"forget": len(self.unseen), "retain": len(self.kept)},
+            "detected": {
+                "share": float((found <= scale).double().mean()),
+                "rows": len(self.unseen),
+                "unseen": self.unseen is not self.made,
+            },
             "boxes": box_figures(cube, scale, self.retain),
         }
 
