@@ -173,3 +173,19 @@ def test_united_they_do_what_they_do_one_after_the_other(tmp_path: Path) -> None
         unite([pruned[0], plan(model=zoo.model("llama", seed=1))])
     with pytest.raises(ErasureError, match="no erasure to unite"):
         unite([])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["selective_pruning", "neuron_adjust"])
+def test_a_compiled_model_is_erased_and_lifted_too(method: str) -> None:
+    model = zoo.model("llama")
+    erasure, ids = plan(method, model=model), torch.tensor([[5, 9, 3, 7]])
+    with torch.no_grad(), erasure.applied(model):
+        wanted = model(ids).logits
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        plain = compiled(ids).logits
+        with erasure.applied(model):
+            torch.testing.assert_close(compiled(ids).logits, wanted)
+        torch.testing.assert_close(compiled(ids).logits, plain)
+    assert not torch.allclose(wanted, plain)

@@ -18,6 +18,7 @@ from expunge.files import write_json
 from expunge.interventions.interface import Intervention, read_intervention
 from expunge.methods.interface import Erasure, Kind
 from expunge.models.state import APPLIED, marked
+from expunge.models.taps import forget_compiled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,9 +78,11 @@ class HookPlan(Erasure):
     def applied(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         self._check(model)
         with ExitStack() as stack:
+            stack.callback(forget_compiled)
             for one in self.interventions:
                 stack.enter_context(one.active(model, self.tokenizer))
             stack.enter_context(marked(model, self.kind))
+            forget_compiled()
             yield model
 
     def _check(self, model: PreTrainedModel) -> None:

@@ -7,7 +7,6 @@ with abstaining(model, detector, end_token=tokenizer.eos_token_id):
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,7 @@ from expunge.models.halves import Halves
 from expunge.models.looking import Applied, Look
 from expunge.models.refusing import Refusing, Session
 from expunge.models.roles import Site
-from expunge.models.taps import tapped
+from expunge.models.taps import forget_compiled, tapped
 
 
 class Detector(Protocol):
@@ -120,7 +119,7 @@ class _Guard:
     def enter(self, applied: Applied) -> None:
         own = self._own[applied] = ExitStack()
         self.every.append(applied)
-        _forget_compiled()
+        forget_compiled()
         if len(self.every) == 1:
             self._install()
         taps = {site: partial(self._tap, applied=applied, site=site) for site in applied.sites if site.expert is None}
@@ -135,7 +134,7 @@ class _Guard:
             self._listen()
         if not self.every:
             self._shared.close()
-        _forget_compiled()
+        forget_compiled()
 
     def _install(self) -> None:
         shared, body, head = self._shared, self.halves.body, self.halves.head
@@ -285,9 +284,3 @@ def _check(model: Any, applied: Applied) -> None:
         raise ModelError(
             f"{type(model).__name__} has no {', '.join(strange)}. Find the detector's sites in this model."
         )
-
-
-def _forget_compiled() -> None:
-    """A compiled model runs on without hooks that came, and with hooks that went, since it was compiled."""
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from expunge.models.experts import listening
@@ -22,7 +24,8 @@ def tapped(model: nn.Module, taps: Mapping[Site, Tap]) -> Iterator[None]:
     """Inside, every tap is called whenever the model's forward passes its site; afterwards nothing of it is left, also
     after an exception. Taps of one site's neighbours see what it changed.
 
-    Hooks that are added to a compiled model are not called: compile inside, or call ``torch._dynamo.reset()`` before.
+    Hooks that are added to a compiled model are not called: compile inside, or call :func:`forget_compiled` before and
+    after.
     """
     routed: dict[str, dict[str, dict[int, Tap]]] = {}
     with ExitStack() as stack:
@@ -56,3 +59,10 @@ def _hooked(module: nn.Module, site: Site, tap: Tap) -> Any:
     if site.reads == "input":
         return module.register_forward_pre_hook(before, with_kwargs=True)
     return module.register_forward_hook(after)
+
+
+def forget_compiled() -> None:
+    """Throw away what ``torch.compile`` holds, if anything: a compiled model runs on without hooks that came, and with
+    hooks that went, since it was compiled. It is compiled anew when it runs next."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
