@@ -64,6 +64,7 @@ def test_two_are_stacked_and_lifted_in_either_order() -> None:
     assert torch.equal(logits(model), second)
     contexts[1].close()
     assert torch.equal(logits(model), plain)
+    assert "_expunge_applied" not in vars(model)
 
 
 def test_it_goes_with_a_weight_change() -> None:
@@ -82,6 +83,19 @@ def test_another_model_is_refused() -> None:
     erasure = plan()
     other = zoo.model("llama", seed=1)
     with pytest.raises(ErasureError, match="made for another model: weights differ"), erasure.applied(other):
+        pass
+
+
+def test_weights_that_were_changed_in_memory_are_refused(tmp_path: Path) -> None:
+    spec = ModelSpec(path=str(zoo.save("llama", tmp_path / "m")))
+    erasure = plan(model=load_model(spec))
+    changed = load_model(spec)
+    with torch.no_grad():
+        next(changed.parameters()).add_(0.01)
+    with pytest.raises(ErasureError, match="made for other weights"), erasure.applied(changed):
+        pass
+    memory = zoo.model("llama", seed=1)  # compared with files only by its values
+    with pytest.raises(ErasureError), erasure.applied(memory):
         pass
 
 

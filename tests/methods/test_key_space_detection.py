@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import zoo
 from expunge.data.encode import encode_all
 from expunge.data.template import Template
-from expunge.errors import InputError, RequestError
+from expunge.errors import ConfigError, InputError, ModelError, RequestError
 from expunge.interventions.detection import Detection
 from expunge.interventions.row_ratios import RowRatios
 from expunge.methods.activations.key_space_detection import best_layer
@@ -64,7 +65,7 @@ def test_forget_prompts_are_refused_and_retain_prompts_answered_as_before() -> N
     assert refused[False] <= 4
 
 
-def test_the_hypercube_is_made_of_the_prompts_last_keys_but_for_every_fifth_row() -> None:
+def test_the_hypercube_is_made_of_the_prompts_last_keys_but_for_one_row_in_five() -> None:
     model = zoo.model("llama")
     found = erasure(model=model)
     (detection,) = found.interventions
@@ -72,7 +73,9 @@ def test_the_hypercube_is_made_of_the_prompts_last_keys_but_for_every_fifth_row(
     (site,) = detection.sites
     assert site.layer == 1  # the last one
     keys: list[torch.Tensor] = []
-    made = [row for place, row in enumerate(FORGET) if place not in (4, 9)]
+    # One in five of the 12 rows is held back: the two whose texts have the smallest hashes.
+    ranked = sorted(FORGET, key=lambda row: hashlib.sha256(repr(row.key).encode()).digest())
+    made = [row for row in FORGET if row not in ranked[:2]]
     with tapped(model, {site: lambda v, _: keys.append(v[0, -1].double())}), torch.no_grad():
         for row in made:
             model(prompt_ids(row))
@@ -106,6 +109,7 @@ def test_what_is_detected_is_measured_on_rows_that_were_held_back() -> None:
     # A scale that holds everything detects both of them, one that holds nothing neither.
     for scale, share in ((1e6, 1.0), (1e-6, 0.0)):
         assert erasure({"scale": scale}).details["detected"] == {"share": share, "rows": 2, "unseen": True}
+    assert not erasure({"layers": "auto"}).details["detected"]["unseen"]  # the layer was chosen on them
     few = erasure(request=replace(REQUEST, forget=FORGET[:3]))
     assert few.details["detected"]["rows"] == 3
     assert not few.details["detected"]["unseen"]
@@ -167,7 +171,21 @@ def test_what_it_refuses() -> None:
         erasure({"level": 0.01})
     with pytest.raises(InputError, match="at least 99 calibration rows"):
         erasure({"level": 0.01, "groups": False})
-    with pytest.raises(RequestError, match="at least 2 forget rows"):
-        erasure(request=replace(REQUEST, forget=FORGET[:1]))
+    for few in (FORGET[:1], (*FORGET[:1], FORGET[0])):
+        with pytest.raises(RequestError, match="at least 2 different forget rows"):
+            erasure(request=replace(REQUEST, forget=few))
+    with pytest.raises(RequestError, match=r"2 forget rows have no prompt \(f:a, row 2\).*method\.keys=all"):
+        documents = (Row("", "A town.", "document", source="f:a"), Row("", "A river.", "document"))
+        erasure(request=replace(REQUEST, forget=documents))
+    with pytest.raises(RequestError, match="no calibration row is of the group 'b'"):
+        erasure(request=replace(REQUEST, calibration=tuple(row for row in RETAIN[20:] if row.group == "a")))
+    with pytest.raises(InputError, match="split off the 60 retain rows"):
+        erasure(request=Request(forget=FORGET, retain=RETAIN))
+    for layers, message in (([], "method.layers is empty"), ([99], "has no layer 99")):
+        with pytest.raises((ConfigError, ModelError), match=message):
+            erasure({"layers": layers})
+    model = zoo.model("llama")
+    with erasure(model=model).applied(model), pytest.raises(ModelError, match="an erasure is applied to the model"):
+        erasure(model=model)
     with pytest.raises(RequestError, match="compares forget rows with retain rows"):
         erasure(request=Request(forget=FORGET))

@@ -84,7 +84,7 @@ def probe(
     ``model`` is a folder, a hub id or ``world:NAME``; the row files are as for :func:`expunge.forget`, or ``world``
     names an embedded world whose request is taken. ``sites`` are roles or patterns
     (:func:`expunge.models.roles.find_sites`; the MLPs' activations unless given), ``part`` and ``pooling`` say which
-    values count (the prompt's last token unless given). ``overrides`` are dotted settings of the sections model,
+    values count (all tokens of all of a row unless given). ``overrides`` are dotted settings of the sections model,
     request and probe.
 
     ``out`` receives both probes (``forget/``, ``retain/``, and ``groups/NAME/`` for each group of retain rows;

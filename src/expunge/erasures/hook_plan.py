@@ -17,6 +17,7 @@ from expunge.errors import ErasureError
 from expunge.files import write_json
 from expunge.interventions.interface import Intervention, read_intervention
 from expunge.methods.interface import Erasure, Kind
+from expunge.models.fingerprint import values_digest
 from expunge.models.state import APPLIED, marked
 from expunge.models.taps import forget_compiled
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("expunge")
 
 PLAN, TENSORS, FIGURES = "plan.json", "plan.safetensors", "calibration.json"
+VALUES = "values"
+"""Key of the manifest's details: a digest of the weights in memory that the plan was fitted on."""
 SCHEMA = 1
 _DRAWN = ("curves", "boxes")  # details that reports draw: one entry a layer or a site, too long for a manifest
 
@@ -91,6 +94,13 @@ class HookPlan(Erasure):
         erased = bool(getattr(model, APPLIED, ()))
         if not (erased and found.basis == "memory" and found.differences(target) == ["weights"]):
             check_target(self.manifest, found)
+        alike = (found.dtype, found.quantization) == (target.dtype, target.quantization)
+        if alike and not erased and self.details.get(VALUES) != values_digest(model.named_parameters()):
+            raise ErasureError(
+                "this erasure was made for other weights: the model's values in memory differ from those it was fitted "
+                "on (another model of the same shape, or one that was changed after loading). Apply it to the model it "
+                "was made for, freshly loaded."
+            )
         if (found.dtype, found.quantization) != (target.dtype, target.quantization):
             log.warning(
                 "the %s erasure was made on the model in %s and is applied to it in %s: what it was set to holds only "
@@ -139,7 +149,10 @@ def unite(plans: Sequence[HookPlan]) -> HookPlan:
         update={
             "method": " + ".join(dict.fromkeys(plan.manifest.method for plan in plans)),
             "parameters": {},
-            "details": {"united": [_without_figures(plan.manifest).to_json() for plan in plans]},
+            "details": {
+                VALUES: plans[0].details.get(VALUES),
+                "united": [_without_figures(plan.manifest).to_json() for plan in plans],
+            },
             "files": {},
         }
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from expunge.errors import RequestError
+from expunge.errors import ConfigError, RequestError
 from expunge.methods.interface import Kind, Method
 from expunge.requests.request import rows_sha256
 
@@ -94,6 +94,13 @@ class ActivationMethod(Method):
     def check_sites(self, model: PreTrainedModel) -> None:
         """Raise where the model has no place for what the method does."""
 
+    def check_layers(self, layers: Sequence[int] | None) -> None:
+        """Refuse an empty list of layers."""
+        if layers is not None and not layers:
+            raise ConfigError(
+                f"{self.name}: method.layers is empty. Name layers, counted from 0, or leave it out for all."
+            )
+
     def fit(
         self,
         model: PreTrainedModel,
@@ -104,24 +111,35 @@ class ActivationMethod(Method):
     ) -> HookPlan:
         from functools import partial
 
+        from expunge.data.template import Template
         from expunge.distributed import on_main
-        from expunge.erasures.hook_plan import HookPlan
+        from expunge.erasures.hook_plan import VALUES, HookPlan
         from expunge.erasures.manifest import Manifest
-        from expunge.models.fingerprint import fingerprint
+        from expunge.errors import ModelError
+        from expunge.models.fingerprint import fingerprint, values_digest
+        from expunge.models.state import APPLIED
         from expunge.training.run import Run
 
         run = run or Run()
+        if getattr(model, APPLIED, ()):
+            raise ModelError(
+                f"an erasure is applied to the model, so {self.name} would be fitted on what that leaves of it. Leave "
+                "its context first; erasures are stacked when they are applied."
+            )
         prepared = self.prepared(request)
+        self.check_sites(model)
         target = on_main(partial(fingerprint, model, tokenizer))
         subject = Subject(model, tokenizer, prepared, run, target)
         interventions = self.interventions(subject)
+        subject.details[VALUES] = values_digest(model.named_parameters())
         settings = run.settings
+        template = Template.of(tokenizer, run.template).style
         manifest = Manifest(
             kind="activations",
             format="hook_plan",
             method=self.name,
             parameters=self.values(),
-            training={"seed": settings.seed, "max_length": settings.max_length},
+            training={"seed": settings.seed, "max_length": settings.max_length, "template": template},
             target=target,
             details=subject.details,
         )

@@ -95,12 +95,12 @@ def quantization_name(config: Any) -> str | None:
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Digest of what decides a tokenizer's ids: vocabulary, special tokens, chat template, and how it splits a probe
-    text (merges, normalisation, an added BOS)."""
+    text (merges, normalisation, an added BOS). Which token pads decides nothing: masks say what is padding."""
     return _json_digest(
         {
             "probe": list(tokenizer(_PROBE, verbose=False)["input_ids"]),
             "vocabulary": sorted(tokenizer.get_vocab().items()),
-            "special": {k: str(v) for k, v in sorted(tokenizer.special_tokens_map.items())},
+            "special": {k: str(v) for k, v in sorted(tokenizer.special_tokens_map.items()) if k != "pad_token"},
             "chat_template": str(getattr(tokenizer, "chat_template", None) or ""),
         }
     )

@@ -99,13 +99,16 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def marked(model: nn.Module, kind: str) -> Iterator[None]:
-    """Inside, ``model._expunge_applied`` names the kinds of the erasures that are applied, for scores to say."""
-    before = model.__dict__.get(APPLIED, ())
-    model.__dict__[APPLIED] = (*before, kind)
+    """Inside, ``model._expunge_applied`` names the kinds of the erasures that are applied, for scores to say; they may
+    be lifted in any order."""
+    model.__dict__[APPLIED] = (*model.__dict__.get(APPLIED, ()), kind)
     try:
         yield
     finally:
-        if before:
-            model.__dict__[APPLIED] = before
+        left = list(model.__dict__.get(APPLIED, ()))
+        if kind in left:
+            del left[len(left) - 1 - left[::-1].index(kind)]
+        if left:
+            model.__dict__[APPLIED] = tuple(left)
         else:
             model.__dict__.pop(APPLIED, None)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.errors import ConfigError, RequestError
+from expunge.errors import ConfigError, InputError, RequestError
 from expunge.methods.activation_method import ActivationMethod, Subject
 from expunge.methods.interface import Paper, method_fields
 
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
     from expunge.probing.result import ProbeResult
     from expunge.requests import Request, Row
 
+log = logging.getLogger("expunge")
+
 _ROLE = "mlp_key"
 _MODES: tuple[Mode, ...] = ("generate", "score")
-_HELD_BACK = 5  # one forget row in so many is not in the hypercube: what is detected is measured on those
+_HELD_BACK = 5  # one different forget row in so many is not in the hypercube: detection is measured on those
 _CHOOSING_ROWS = 400  # retain rows that a layer is chosen on, evenly spread
 _POINTS = 100  # of each layer's curve
 
@@ -62,21 +66,50 @@ class KeySpaceDetection(ActivationMethod):
 
     def prepared(self, request: Request) -> Request:
         request = super().prepared(request)
-        if len(request.forget) < 2 and self.keys == "last":
-            raise RequestError(
-                "a hypercube takes the keys of at least 2 forget rows, and there is 1. Give more, or set "
-                "method.keys=all."
-            )
+        if self.keys == "last":
+            self._check_forget(request.forget)
         if self.scale is not None:
             return request
-        request = request.with_calibration()
-        _calibrated(self, [0.0] * len(request.calibration), request.calibration, k_star=1.0)
-        return request
+        split = request.with_calibration()
+        if self.groups:
+            bare = {row.group for row in request.retain} - {row.group for row in split.calibration}
+            if bare and any(row.group for row in request.retain):
+                raise RequestError(
+                    f"no calibration row is of the group{'s' * (len(bare) > 1)} "
+                    f"{', '.join(repr(name) for name in sorted(bare))}, so nothing would bound false abstention there. "
+                    "Give calibration rows of every group of retain rows, or set method.groups=false."
+                )
+        try:
+            _calibrated(self, [0.0] * len(split.calibration), split.calibration, k_star=1.0)
+        except InputError as error:
+            if request.calibration:
+                raise
+            raise InputError(
+                f"{error} These were split off the {len(request.retain)} retain rows, a fifth of each group; pass "
+                "--calibration FILE to give others."
+            ) from error
+        return split
+
+    def _check_forget(self, rows: Sequence[Row]) -> None:
+        """The last token of a prompt takes prompts, and a hypercube two of them."""
+        bare = [row.source or f"row {place}" for place, row in enumerate(rows, 1) if row.kind == "document"]
+        if bare:
+            raise RequestError(
+                f"{len(bare)} forget rows have no prompt ({', '.join(bare[:5])}{' ..' if len(bare) > 5 else ''}), and "
+                "method.keys=last reads the key of a prompt's last token. Set method.keys=all, or give questions."
+            )
+        if len({row.key for row in rows}) < 2:
+            raise RequestError(
+                f"a hypercube takes the keys of at least 2 different forget rows, and there is 1 (of {len(rows)}). "
+                "Give more, or set method.keys=all."
+            )
 
     def check_sites(self, model: PreTrainedModel) -> None:
         from expunge.models.roles import find_sites
 
-        find_sites(model, _ROLE, None if isinstance(self.layers, str) else self.layers)
+        layers = None if isinstance(self.layers, str) else self.layers
+        self.check_layers(layers)
+        find_sites(model, _ROLE, layers)
 
     def interventions(self, subject: Subject) -> Sequence[Intervention]:
         from expunge.interventions.detection import Detection
@@ -94,6 +127,12 @@ class KeySpaceDetection(ActivationMethod):
                 ratios = kept[mode].joint[:, 0].tolist()
                 calibrations[mode] = _calibrated(self, ratios, fit.kept, k_star=cube.k_star)
             scales[mode] = self.scale * cube.k_star if self.scale is not None else calibrations[mode].scale
+        if max(scales.values()) <= 0:
+            log.warning(
+                "the hypercube is empty: every size that holds a forget key would refuse more retain rows than "
+                "method.level=%g allows. Nothing will be detected; raise the level, or try method.layers=auto.",
+                self.level,
+            )
         subject.details.update(
             scales=scales,
             calibration={mode: one.as_dict() for mode, one in calibrations.items()},
@@ -121,8 +160,9 @@ class _Fit:
         self.method, self.subject = method, subject
         request = subject.request
         forget = request.forget
-        held_back = tuple(forget[_HELD_BACK - 1 :: _HELD_BACK])
-        self.made = tuple(row for place, row in enumerate(forget) if place % _HELD_BACK != _HELD_BACK - 1)
+        chosen = _held_back(forget)
+        held_back = tuple(row for row in forget if row.key in chosen)
+        self.made = tuple(row for row in forget if row.key not in chosen)
         self.unseen = held_back or request.holdout or self.made
         self.kept = request.calibration or request.retain
 
@@ -199,7 +239,8 @@ class _Fit:
             "detected": {
                 "share": float((found <= scale).double().mean()),
                 "rows": len(self.unseen),
-                "unseen": self.unseen is not self.made,
+                # a layer that was chosen on these rows has seen them
+                "unseen": self.unseen is not self.made and self.method.layers != "auto",
             },
             "boxes": box_figures(cube, scale, self.retain),
         }
@@ -209,6 +250,13 @@ class _Fit:
         return self.subject.probe(
             rows, _ROLE, part="prompt" if last else "all", pooling="last" if last else "all", extremes=True
         )
+
+
+def _held_back(rows: Sequence[Row]) -> set[tuple[str, ...]]:
+    """The keys of one in five different rows, drawn by their texts: equal rows stay together, and a file's order says
+    nothing."""
+    ranked = sorted({row.key for row in rows}, key=lambda key: hashlib.sha256(repr(key).encode()).digest())
+    return set(ranked[: len(ranked) // _HELD_BACK])
 
 
 def best_layer(forget: RowRatios, retain: RowRatios, level: float) -> int:

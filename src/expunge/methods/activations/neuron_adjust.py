@@ -48,6 +48,7 @@ class NeuronAdjust(ActivationMethod):
     def check_sites(self, model: PreTrainedModel) -> None:
         from expunge.models.roles import find_sites
 
+        self.check_layers(self.layers)
         find_sites(model, self.sites, self.layers)
 
     def interventions(self, subject: Subject) -> Sequence[Intervention]:

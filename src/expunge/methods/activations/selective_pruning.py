@@ -54,6 +54,7 @@ class SelectivePruning(ActivationMethod):
     def check_sites(self, model: PreTrainedModel) -> None:
         from expunge.models.roles import find_sites
 
+        self.check_layers(self.layers)
         find_sites(model, _ROLES[self.neurons], self.layers)
 
     def interventions(self, subject: Subject) -> Sequence[Intervention]:
