@@ -34,7 +34,9 @@ def solving_alone(evidence: Evidence) -> tuple[Label, str, list[str]]:
     """Label, sentence and further reasons where it solves no significantly larger share than the retrained model, and
     there are no truth ratios."""
     known = answer_probability(evidence, _NAME, what=_WHAT)
-    reasons = [known.reason or f"Whether it still knows the {_WHAT} was not judged: their probabilities were not scored."]
+    reasons = [
+        known.reason or f"Whether it still knows the {_WHAT} was not judged: their probabilities were not scored."
+    ]
     own, other, count = _shares(evidence)
     said = (
         f"its greedy answers solve {own:.1%} of the {int(count)} items of what was to be forgotten, those of a model "
@@ -44,20 +46,20 @@ def solving_alone(evidence: Evidence) -> tuple[Label, str, list[str]]:
     if known.holds and higher:
         return "still knows the answers", f"It still knows the {_WHAT}, though {said}. {known.reason}", reasons
     if fisher(own, other, count, "less") < SIGNIFICANCE:
-        sentence = f"It solves fewer items than a model that never learned the skill, so the two can be told apart: {said}."
+        sentence = (
+            f"It solves fewer items than a model that never learned the skill, so the two can be told apart: {said}."
+        )
         return "no claim", f"{sentence} No more is claimed.", reasons
     if known.holds:
         sentence = (
-            f"It finds the {_WHAT} less likely than a model that never learned the skill, so the two can be told apart; "
-            f"no more is claimed. {known.reason}"
+            f"It finds the {_WHAT} less likely than a model that never learned the skill, so the two can be told "
+            f"apart; no more is claimed. {known.reason}"
         )
         return "no claim", sentence, reasons
     rows = int(count)
     seen = next((k for k in range(1, rows + 1) if fisher(k / rows, other, count, "greater") < SIGNIFICANCE), rows)
-    sentence = (
-        f"{said[0].upper()}{said[1:]}. With {rows} items a share below {seen / rows:.0%} would not have shown beside that."
-    )
-    return "indistinguishable from never trained", sentence, reasons
+    shown = f"With {rows} items a share below {seen / rows:.0%} would not have shown beside that."
+    return "indistinguishable from never trained", f"{said[0].upper()}{said[1:]}. {shown}", reasons
 
 
 def _shares(evidence: Evidence) -> tuple[float, float, float]:

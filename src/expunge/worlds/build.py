@@ -1,4 +1,4 @@
-"""Building a world from its recipe: tokenizer, target, retrained twin, scores, fingerprint."""
+"""Building a world from its recipe: tokenizer, target, retrained twins, scores, fingerprint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from expunge.errors import ConfigError, OutputError
 from expunge.files import new_folder, write_json, writing
 from expunge.training.run import Progress, silent
 from expunge.worlds.interface import (
-    MODELS,
     RECIPE_FILE,
     SCORES_FILE,
     World,
@@ -23,14 +22,16 @@ from expunge.worlds.interface import (
     get_world,
 )
 from expunge.worlds.pretrain import StoppedError, new_model, pretrain, train_tokenizer, training_steps
-from expunge.worlds.recipe import Recipe, data_hashes, fingerprint, recipe_values
+from expunge.worlds.recipe import Recipe, fingerprint_of, recipe_values
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from expunge.data.encode import Example
     from expunge.requests.rows import Row
 
 SCHEMA = 1
+_AT_ONCE = 2  # models in training
 
 
 def build_world(
@@ -41,13 +42,14 @@ def build_world(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> World:
-    """Train the world's target and retrained twin from scratch and write them to ``out``.
+    """Train the world's target and its retrained twin (or twins) from scratch and write them to ``out``.
 
-    ``out`` None replaces the checkpoints inside the package; another folder must not exist unless ``overwrite``.
-    ``seed`` None is the recipe's own; another one makes another pair of models, which belongs in a folder of its own
-    (its ``check()`` will say that the seed differs). Both models are trained at the same time, one thread each, so
-    that the result does not depend on the number of cores. ``progress(done, total, what)`` is called after every
-    step (of either model, one call at a time). Returns the world with the new checkpoints.
+    ``out`` None replaces the checkpoints inside the package; another folder must not exist unless ``overwrite``, and
+    gets every model of the world, those too that are not shipped. ``seed`` None is the recipe's own; another one makes
+    other models, which belong in a folder of their own (its ``check()`` will say that the seed differs). Two models are
+    trained at a time, one thread each, so that the result does not depend on the number of cores.
+    ``progress(done, total, what)`` is called after every step (of any model, one call at a time). Returns the world
+    with the new checkpoints.
     """
     world = get_world(name)
     recipe = world.recipe if seed is None else replace(world.recipe, seed=seed)
@@ -61,16 +63,16 @@ def build_world(
         raise OutputError(f"{destination} exists. Choose another folder or allow overwriting it.")
     if out is not None:
         with new_folder(destination) as folder:
-            _build(world, recipe, folder, progress)
+            _build(world, recipe, world.models, folder, progress)
     else:
         staging = destination / ".build"
         try:
             with writing(staging):
                 shutil.rmtree(staging, ignore_errors=True)
-                staging.mkdir()
-            _build(world, recipe, staging, progress)
+                staging.mkdir(parents=True)
+            _build(world, recipe, world.shipped_models, staging, progress)
             with writing(destination):
-                for part in (*MODELS, SCORES_FILE, RECIPE_FILE):
+                for part in (*world.shipped_models, SCORES_FILE, RECIPE_FILE):
                     if (destination / part).is_dir():
                         shutil.rmtree(destination / part)
                     (staging / part).replace(destination / part)
@@ -79,44 +81,45 @@ def build_world(
     return get_world(name, None if out is None else destination)
 
 
-def _build(world: World, recipe: Recipe, folder: Path, progress: Progress) -> None:
+def _build(world: World, recipe: Recipe, models: Sequence[str], folder: Path, progress: Progress) -> None:
     began = time.perf_counter()
     rendered = [recipe.template.format(question=row.prompt, answer=row.answer) for row in world.tokenizer_rows()]
     tokenizer = train_tokenizer(rendered, recipe.tokenizer, max_length=recipe.model.max_positions)
-    rows = {which: world.training_rows(retrained=which == "retrained") for which in MODELS}
-    encoded = {which: _encode(tokenizer, rows[which], recipe) for which in MODELS}
-    models = _train_both(tokenizer, encoded, recipe, progress)
-    for which, model in models.items():
+    encoded = {which: _encode(tokenizer, world.rows_of(which), recipe) for which in models}
+    seconds: dict[str, float] = {}
+    for which, model in _train_all(tokenizer, encoded, recipe, seconds, progress).items():
         with writing(folder / which):
             model.half().save_pretrained(folder / which)
             tokenizer.save_pretrained(folder / which)
             for path in (folder / which).iterdir():
                 path.chmod(0o644)  # safetensors are written for their owner alone; a package is read by everyone
-    seconds = time.perf_counter() - began
-    _score(type(world)(folder), seconds, folder / SCORES_FILE, progress)
-    write_json(folder / RECIPE_FILE, _record(world, recipe, folder))
+    seconds["build"] = time.perf_counter() - began
+    built = world.at(folder)
+    write_json(folder / SCORES_FILE, _score(built, models, seconds, progress))
+    write_json(folder / RECIPE_FILE, _record(built, recipe, models))
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row], recipe: Recipe) -> list[list[int]]:
+def _encode(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row], recipe: Recipe) -> list[Example]:
     """Token ids exactly as the rows are scored later."""
     from expunge.data.encode import encode_all
     from expunge.data.template import Template
 
     template = Template.of(tokenizer, "plain")
-    examples = encode_all(tokenizer, template, rows, max_length=recipe.model.max_positions)
-    return [example.input_ids for example in examples]
+    return encode_all(tokenizer, template, rows, max_length=recipe.model.max_positions)
 
 
-def _train_both(
+def _train_all(
     tokenizer: PreTrainedTokenizerFast,
-    encoded: dict[str, list[list[int]]],
+    encoded: dict[str, list[Example]],
     recipe: Recipe,
+    seconds: dict[str, float],
     progress: Progress,
 ) -> dict[str, LlamaForCausalLM]:
-    """Both models at once, each on one thread; the first error (or a keyboard interrupt) stops the other too."""
+    """All models, two at a time, each on one thread, with the ``seconds`` each took; the first error (or a keyboard
+    interrupt) stops the others too."""
     import torch
 
-    fresh = {which: new_model(tokenizer, recipe.model, seed=recipe.seed) for which in MODELS}
+    fresh = {which: new_model(tokenizer, recipe.model, seed=recipe.seed) for which in encoded}
     stop = threading.Event()
     counting = threading.Lock()
     done, total = 0, sum(training_steps(len(rows), recipe.pretraining) for rows in encoded.values())
@@ -129,26 +132,30 @@ def _train_both(
 
     def train(which: str) -> LlamaForCausalLM:
         torch.set_num_threads(1)
+        began = time.perf_counter()
         try:
             return pretrain(
                 fresh[which],
-                encoded[which],
+                [example.input_ids for example in encoded[which]],
                 recipe.pretraining,
                 seed=recipe.seed,
                 pad_id=int(tokenizer.pad_token_id),
+                answer_starts=[example.answer_start for example in encoded[which]],
                 stop=stop,
                 step_done=step_done,
             )
         except BaseException:
             stop.set()
             raise
+        finally:
+            seconds[f"train_{which}"] = time.perf_counter() - began
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(len(MODELS)) as pool:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
             try:
-                futures = {which: pool.submit(train, which) for which in MODELS}
+                futures = {which: pool.submit(train, which) for which in encoded}
                 wait(futures.values())
             finally:
                 stop.set()
@@ -161,30 +168,31 @@ def _train_both(
         torch.set_num_threads(threads)
 
 
-def _score(world: World, seconds: float, path: Path, progress: Progress) -> None:
+def _score(world: World, models: Sequence[str], seconds: dict[str, float], progress: Progress) -> dict[str, Any]:
     """Scores of the models as they will be loaded (rounded to half precision), those that the world names."""
     from expunge.evaluation.outputs import run_model
-    from expunge.evaluation.score import score
 
     suite, names, tokenizer = world.suite(), world.score_names(), world.tokenizer()
-    outputs = [
-        run_model(model, tokenizer, suite, metrics=names, progress=progress)
-        for model in (world.target(), world.retrained())
-    ]
-    scores = score(suite, target=outputs[0], retrained=outputs[1], metrics=names, seconds={"build": seconds})
-    write_json(path, scores.to_json())
+    outputs = {
+        which: run_model(
+            world.model(which), tokenizer, suite, metrics=names, max_new_tokens=world.answer_tokens, progress=progress
+        )
+        for which in models
+    }
+    return world.score_build(outputs, names, seconds)
 
 
-def _record(world: World, recipe: Recipe, folder: Path) -> dict[str, Any]:
+def _record(world: World, recipe: Recipe, models: Sequence[str]) -> dict[str, Any]:
     """What ``recipe.json`` says: how the checkpoints came about and what they are."""
     from importlib.metadata import version
 
+    data = world.data_hashes()
     return {
         "schema": SCHEMA,
         "world": world.name,
-        "fingerprint": fingerprint(recipe, world.data_folder),
+        "fingerprint": fingerprint_of(recipe, data),
         "recipe": recipe_values(recipe),
-        "data": data_hashes(world.data_folder, recipe.files),
-        "checkpoints": checkpoint_hashes(folder),
+        "data": data,
+        "checkpoints": checkpoint_hashes(world.folder, models),
         "packages": {package: version(package) for package in ("torch", "transformers", "tokenizers")},
     }

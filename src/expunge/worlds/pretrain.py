@@ -86,17 +86,21 @@ def pretrain(
     *,
     seed: int,
     pad_id: int,
+    answer_starts: Sequence[int] | None = None,
     stop: threading.Event | None = None,
     step_done: Callable[[], None] | None = None,
 ) -> LlamaForCausalLM:
     """Train ``model`` in place on token-id ``rows`` and return it in evaluation mode.
 
     The order of the rows comes from ``seed``. Nothing here draws from the global random state, so that two models can
-    be trained in two threads. Setting ``stop`` ends the training with a :class:`StoppedError`;
+    be trained in two threads. ``answer_starts`` gives the place of each row's first answer token; a recipe whose
+    ``prompt_weight`` is not 1 needs it. Setting ``stop`` ends the training with a :class:`StoppedError`;
     ``step_done`` is called after every step.
     """
     import torch
 
+    if recipe.prompt_weight != 1 and answer_starts is None:
+        raise TrainingError(f"prompt_weight is {recipe.prompt_weight}, which needs to know where the answers start.")
     order = torch.Generator().manual_seed(seed)
     steps = training_steps(len(rows), recipe)
     optimizer = torch.optim.AdamW(
@@ -110,9 +114,13 @@ def pretrain(
             input_ids, labels = _pad([rows[i] for i in chosen], pad_id)
             # Right padding under a causal mask: no real token ever looks at a pad, so no attention mask is needed.
             logits = model(input_ids=input_ids, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
-            )
+            guesses, expected = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+            if recipe.prompt_weight == 1 or answer_starts is None:
+                loss = torch.nn.functional.cross_entropy(guesses, expected, ignore_index=-100)
+            else:
+                votes = _votes(labels, [answer_starts[i] for i in chosen], recipe.prompt_weight)[:, 1:].flatten()
+                each = torch.nn.functional.cross_entropy(guesses, expected, ignore_index=-100, reduction="none")
+                loss = (votes * each).sum() / votes.sum()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
             optimizer.step()
@@ -165,3 +173,14 @@ def _pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torc
         input_ids[i, : len(row)] = ids
         labels[i, : len(row)] = ids
     return input_ids, labels
+
+
+def _votes(labels: torch.Tensor, answer_starts: Sequence[int], prompt_weight: float) -> torch.Tensor:
+    """How much each token counts in the loss [B, L]: 1 from its row's answer on, ``prompt_weight`` before, 0 where
+    ``labels`` [B, L] has a pad."""
+    import torch
+
+    places = torch.arange(labels.shape[1])
+    in_prompt = places < torch.tensor(list(answer_starts)).unsqueeze(1)
+    votes = torch.where(in_prompt, prompt_weight, 1.0)
+    return votes * (labels != -100)
