@@ -17,7 +17,7 @@ from fitting import fit, logits
 METHODS: dict[str, dict[str, Any]] = {
     "neuron_adjust": {"k": 20},
     "selective_pruning": {"k": 20, "neurons": "both"},
-    "key_space_detection": {"scale": 1e6},  # so large that it holds every key
+    "key_space_detection": {"scale": 1e6, "keys": "all"},  # so large that it holds every key
 }
 PRECISIONS = ["bfloat16", "int8", "nf4"]
 

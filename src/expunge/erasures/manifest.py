@@ -152,7 +152,7 @@ def load_erasure(folder: str | Path) -> Erasure:
         return HookPlan.read(Path(folder), manifest)
     raise ErasureError(
         f"{folder} holds an erasure of format {manifest.format!r}, which this version of expunge does not know. "
-        f"Known: {', '.join(FILES)}."
+        f"Known: {', '.join(sorted(FILES))}."
     )
 
 
