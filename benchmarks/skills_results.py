@@ -208,7 +208,8 @@ def page(found: dict[str, Any]) -> str:
                     worst = min(left[name] for name in SKILLS if name != skill)
                     lines.append(f"| {label} | {skill} | {' | '.join(cells)} | {worst:.2f} |")
         lines.append("")
-    if any(", k " in key for key in found):
+    measured = {key.split("/")[1].rpartition(", k ")[2] for key in found if ", k " in key}
+    if len(measured) > 2:  # else there is no curve
         lines += ["## Over the share of neurons", "", *_CURVE, ""]
         lines += [f"| method | {' | '.join(SKILLS)} |", f"| --- |{' ---: |' * 5}"]
         for label in CURVES:
@@ -216,7 +217,8 @@ def page(found: dict[str, Any]) -> str:
             for skill in SKILLS:
                 point = best(found, label, skill)
                 cells.append("" if point is None else f"{point[1]:.2f} / {point[2]:.2f} (k {point[0]:g})")
-            lines.append(f"| {label} | {' | '.join(cells)} |")
+            if any(cells):
+                lines.append(f"| {label} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -232,7 +234,7 @@ _FOUND = [
     "arithmetic and code; the three languages take all layers together (`method.layers=all`: 13% to 31% left,",
     "nothing lost). The keys of all tokens (`method.keys=all`) detect little here. Every scale was calibrated to 1% of",
     "false abstention in each other skill. `neuron_adjust` and `selective_pruning` on 5% of the neurons hardly touch a",
-    "model this small; larger shares are measured by the part `curve`.",
+    "model this small; larger shares (part `curve`) have not been measured yet.",
 ]
 _STYLE = {
     "named": ["Answers begin with a word of the skill's own, so the last token of a prompt knows which skill it is."],
