@@ -113,7 +113,7 @@ class _Guard:
         self.model, self.halves = model, halves
         self.every: list[Applied] = []
         self._own: dict[Applied, ExitStack] = {}
-        self._shared, self._experts = ExitStack(), ExitStack()
+        self._shared = ExitStack()
         self._local = _Local()
 
     def enter(self, applied: Applied) -> None:
@@ -122,16 +122,12 @@ class _Guard:
         forget_compiled()
         if len(self.every) == 1:
             self._install()
-        taps = {site: partial(self._tap, applied=applied, site=site) for site in applied.sites if site.expert is None}
+        taps = {site: partial(self._tap, applied=applied, site=site) for site in applied.sites}
         own.enter_context(tapped(self.model, taps))
-        if applied.layers:
-            self._listen()
 
     def leave(self, applied: Applied) -> None:
         self.every.remove(applied)
         self._own.pop(applied).close()
-        if applied.layers:
-            self._listen()
         if not self.every:
             self._shared.close()
         forget_compiled()
@@ -144,22 +140,10 @@ class _Guard:
             shared.callback(head.register_forward_hook(self._after_head).remove)
         shared.enter_context(_replaced_generate(self.model, self._generate))
 
-    def _listen(self) -> None:
-        """Experts are listened to by all detectors at once: a second listener to the same ones would silence them."""
-        self._experts.close()
-        sites = {site: None for applied in self.every for site in applied.sites if site.expert is not None}
-        self._experts.enter_context(tapped(self.model, {site: partial(self._tap_all, site=site) for site in sites}))
-
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _tap(self, values: Tensor, tokens: Tensor | None, *, applied: Applied, site: Site) -> Tensor | None:
         look = self._look()
         return None if look is None else look.see(applied, site, values, tokens)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _tap_all(self, values: Tensor, tokens: Tensor | None, *, site: Site) -> None:
-        for applied in self.every:
-            if site in applied.sites:
-                self._tap(values, tokens, applied=applied, site=site)
 
     def _look(self) -> Look | None:
         """Where to look in the forward that runs in this thread; None: nowhere."""

@@ -215,8 +215,8 @@ class _Fit:
         if wanted == "auto":
             retain = self.subject.request.retain
             some = retain[:: max(1, len(retain) // _CHOOSING_ROWS)]
-            ours, theirs = (self.ratios(self.cube(self.every), rows, "generate") for rows in (self.unseen, some))
-            return (best_layer(ours, theirs, self.method.level),)
+            theirs = self.ratios(self.cube(self.every), some, "generate")
+            return (best_layer(self.curves[0], theirs, self.method.level),)
         if wanted == "last":
             return self.every[-1:]
         return self.every if wanted == "all" else tuple(sorted(set(wanted)))
