@@ -16,6 +16,7 @@ from expunge.evaluation.harm import HARMFUL, judged_by
 from expunge.evaluation.metric import Control, ModelValues, UndefinedScoreError
 from expunge.evaluation.metrics.answer_perplexity import nll_and_tokens, perplexity
 from expunge.evaluation.refusals import declines
+from expunge.evaluation.solving import SHARES
 from expunge.evaluation.suite import Selection, Suite, select
 from expunge.evaluation.types import ModelOutputs, Score
 from expunge.evaluation.verdict import JUDGED_SETS, Verdict
@@ -168,7 +169,7 @@ def _evidence(
 ) -> dict[str, float]:
     """The numbers that the verdict's rules look at, as far as they were scored; the suite's own score of what must stay
     is called ``utility`` there, unless it is one of the others."""
-    labels = ("probability", "distinct_4grams", "answer_perplexity", "solved")
+    labels = ("probability", "distinct_4grams", "answer_perplexity", "solved", "top_option")
     sets = {name: suite.plays.get(name, name) for name in JUDGED_SETS}
     kept = {f"{own}_{label}": f"{name}_{label}" for name, own in sets.items() for label in labels}
     if suite.utility is not None and suite.utility not in kept:
@@ -181,11 +182,16 @@ def _evidence(
     }
     if "erased" in outputs:
         evidence |= _undeclined(evidence, outputs["erased"], sets)
-    solved = f"{sets['forget']}_solved"
-    if solved in rows.get("erased", {}):
-        evidence["forget_solved_n"] = float(rows["erased"][solved].n)
-        paired = _paired(f"{sets['forget']}_probability", rows, values)
-        evidence |= {f"forget{name.removeprefix(sets['forget'])}": value for name, value in paired.items()}
+    for share in SHARES:
+        own = sets["forget"]
+        shared = rows.get("erased", {}).get(f"{own}{share.key.removeprefix('forget')}")
+        if shared is None:
+            continue
+        evidence[f"{share.key}_n"] = float(shared.n)
+        if f"{own}_chance" in rows["erased"]:
+            evidence[f"{share.key}_chance"] = rows["erased"][f"{own}_chance"].value
+        paired = _paired(f"{own}_probability", rows, values)
+        evidence |= {f"forget{name.removeprefix(own)}": value for name, value in paired.items()}
     for key in suite.set_metrics():
         if key.endswith(HARMFUL) and key != f"{sets['retain']}{HARMFUL}":
             for model, scores in rows.items():

@@ -4,6 +4,7 @@ browser."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from expunge.reports.tables import (
 
 _SCRIPTS = ("charts.js", "activations.js", "guard.js", "answers.js", "page.js")
 _GREEDY = "by its greedy answers"
+_CHOSEN = "by its likeliest options"
+_SCOPES = (("_harmful_rate_n", _GREEDY), ("_solved_n", _GREEDY), ("_top_option_n", _CHOSEN))
 _TRACKS = (
     ("forget_probability", "Knows what it should forget"),
     ("retain_probability", "Knows what it should keep"),
@@ -129,10 +132,13 @@ def _lede(runs: list[Run]) -> str:
         found.setdefault(_label(run), []).append(run.label)
     said = {
         "indistinguishable from never trained": ("cannot be told apart from a model that never saw the data",) * 2,
-        f"indistinguishable from never trained, {_GREEDY}": (
-            f"cannot be told apart, {_GREEDY}, from a model that never saw the data",
-        )
-        * 2,
+        **{
+            f"indistinguishable from never trained, {scope}": (
+                f"cannot be told apart, {scope}, from a model that never saw the data",
+            )
+            * 2
+            for scope in (_GREEDY, _CHOSEN)
+        },
         "still knows the answers": ("still knows the harmful answers", "still know the harmful answers"),
         "over-unlearned": ("goes too far", "go too far"),
         "not forgotten": ("has not forgotten", "have not forgotten"),
@@ -152,12 +158,12 @@ def _lede(runs: list[Run]) -> str:
 
 
 def _label(run: Run) -> str:
-    """The verdict's label, scoped to greedy answers where only harmful rates and no truth ratios stand behind it."""
+    """The verdict's label, with what it goes by where no truth ratios stand behind it."""
     label, evidence = str(run.verdict.get("label", "")), run.verdict.get("evidence") or {}
-    by_answers = "forget_quality" not in evidence and any(
-        key.endswith(("_harmful_rate_n", "_solved_n")) for key in evidence
-    )
-    return f"{label}, {_GREEDY}" if by_answers and label == "indistinguishable from never trained" else label
+    if label != "indistinguishable from never trained" or "forget_quality" in evidence:
+        return label
+    scopes = (scope for end, scope in _SCOPES if any(key.endswith(end) for key in evidence))
+    return ", ".join([label, *islice(scopes, 1)])
 
 
 def _listed(names: list[str]) -> str:
