@@ -296,6 +296,9 @@ def test_an_adapter_is_guarded_whole_or_from_within() -> None:
             assert answers(whole, PROMPTS) == expected
             scored(model, rows, labels=labels)
             assert guard.asked[-1] == [FIRST]
+            with torch.no_grad():  # by place: ids, mask, positions, cache, embeddings, labels
+                model(torch.tensor(rows), None, None, None, None, labels)
+            assert guard.asked[-1] == [FIRST]
     assert "generate" not in {*vars(whole), *vars(base)}
 
 

@@ -28,6 +28,8 @@ RETAIN = [
 ]
 REQUEST = Request(forget=tuple(FORGET), retain=tuple(RETAIN), subjects=("Alma Reyes",))
 
+DOCUMENTS = Request(forget=tuple(Row("", row.prompt) for row in FORGET), retain=tuple(RETAIN), subjects=("Alma Reyes",))
+
 
 def fitted(name: str, request: Request = REQUEST, **fields: Any) -> Any:
     return make_method(name, fields).fit(zoo.model("llama"), zoo.tokenizer("llama"), request)
@@ -112,6 +114,15 @@ def test_few_prompts_get_more_from_the_subjects_name() -> None:
         ("unlearn_prompt", {"template": "forget {subject}"}, REQUEST, ConfigError, "has {subject}"),
         ("refusal_guard", {"refusal": " ", "level": 0.02}, REQUEST, ConfigError, "the refusal is empty"),
         ("unlearn_prompt", {}, Request(forget=tuple(FORGET)), ExpungeError, "--subject NAME"),
+        # 99 benign prompts are needed at 1%; there are 120 rows, of which 30 are the same question
+        (
+            "refusal_guard",
+            {},
+            Request(tuple(FORGET), tuple(RETAIN[:90]) + (RETAIN[0],) * 30),
+            InputError,
+            "there are 90",
+        ),
+        ("embedding_corruption", {"level": 0.02}, DOCUMENTS, ExpungeError, "are documents without a prompt"),
     ],
 )
 def test_bad_input_is_refused_before_a_fit(
@@ -150,3 +161,22 @@ def test_settings_of_a_training_are_named(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING, logger="expunge"):
         method.check(zoo.model("llama"), zoo.tokenizer("llama"), REQUEST, run=Run(TrainingSettings(epochs=2)))
     assert caplog.messages == ["refusal_guard trains nothing: training.epochs has no effect."]
+
+
+def test_a_surrogate_out_of_reach_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    # a random model gives any answer about the same small probability, whatever is corrupted
+    with caplog.at_level(logging.WARNING, logger="expunge"):
+        fitted("embedding_corruption", level=0.02, surrogate=0.9, evaluations=4)
+    assert "no strength that was tried brings the forget rows near" in caplog.text
+    caplog.clear()
+    plain = fitted("embedding_corruption", level=0.02, strength=1.0).details.get("learned")
+    assert plain is None and "was tried" not in caplog.text
+
+
+def test_too_few_benign_prompts_to_judge_unseen_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    # 50 prompts carry a level of 2% (floor(.02 * 51) = 1), four fifths of them do not (floor(.02 * 41) = 0)
+    few = Request(forget=tuple(FORGET), retain=tuple(RETAIN[:50]), subjects=("Alma Reyes",))
+    with caplog.at_level(logging.WARNING, logger="expunge"):
+        assert fitted("refusal_guard", few, level=0.02).details["guard"]["unseen"] is False
+    assert "50 benign prompts are too few to judge each by a threshold that it had no part in" in caplog.text
+    assert fitted("refusal_guard", level=0.02).details["guard"]["unseen"] is True

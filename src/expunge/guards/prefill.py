@@ -254,8 +254,9 @@ class _Guards:
         shared.enter_context(around_generate(self.model, self._generate, Part.PROMPTS))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _before_call(self, _: nn.Module, __: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._local.labels = named.get("labels")
+    def _before_call(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given = by_name(inspect.signature(module.forward), arguments, named) if arguments else named
+        self._local.labels = given.get("labels")
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_call(self, *_: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from expunge.guards.threshold import Threshold
     from expunge.methods.untrained import Subject
     from expunge.requests import Request
+
+_log = logging.getLogger(__name__)
 
 _FEW = 20  # prompts; with fewer, more are made
 _WRITTEN = 512  # tokens that the target may write about a name
@@ -71,9 +74,9 @@ class GuardMethod(InputMethod):
             )
         from expunge.guards.threshold import check_rows
 
-        benign = [*request.retain, *request.neighbours, *request.calibration]
-        kinds = [row.group or "retain" for row in benign] if self.every_kind else None
-        check_rows(len(benign), self.level, kinds)
+        given = _given(request, neighbour_weight=self.neighbour_weight)
+        kinds = [kind for kind, label in zip(given.kinds, given.labels, strict=True) if not label]
+        check_rows(len(kinds), self.level, kinds if self.every_kind else None)
         return request
 
     def check_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: ARG002
@@ -112,7 +115,7 @@ class GuardMethod(InputMethod):
         return fit(some), crossed
 
     def _examples(self, subject: Subject) -> Examples:
-        from expunge.guards.examples import examples, prompt_of
+        from expunge.guards.examples import prompt_of
         from expunge.guards.more_prompts import templated, written
 
         request = subject.request
@@ -127,8 +130,7 @@ class GuardMethod(InputMethod):
         except InputError as error:
             raise RequestError(f"method.more_prompts={self.more_prompts}: {error} Pass --subject NAME.") from error
         subject.details["prompts_made"] = len(more)
-        benign = {"calibration": request.calibration} if request.calibration else {}
-        return examples(request, benign=benign, more=more, neighbour_weight=self.neighbour_weight)
+        return _given(request, more=more, neighbour_weight=self.neighbour_weight)
 
     def _describe(self, subject: Subject, crossed: CrossFitted, threshold: Threshold) -> None:
         """Figures of the classifier: rates by kind, robustness, curves."""
@@ -140,7 +142,7 @@ class GuardMethod(InputMethod):
 
         request = subject.request
         names = (*request.subjects, *request.aliases)
-        scores, positive = crossed.scores, crossed.positive
+        scores, positive, unseen = crossed.scores, crossed.positive, True
         try:
             options = {"every_kind": self.every_kind}
             recall = crossed.recall(self.level, **options)
@@ -150,9 +152,17 @@ class GuardMethod(InputMethod):
             kinds = np.array(crossed.examples.kinds)
             recall = rates(threshold.flags(scores[positive]), kinds[positive].tolist())
             false = rates(threshold.flags(scores[~positive]), kinds[~positive].tolist())
-            robust = {}
+            robust, unseen = {}, False
+            _log.warning(
+                "%s: %d benign prompts are too few to judge each by a threshold that it had no part in, so that the "
+                "rates are those of the threshold in use, which saw them; robustness is not measured. Pass more benign "
+                "prompts, or a larger method.level.",
+                self.name,
+                int((~positive).sum()),
+            )
         figures = {
             "classifier": self.classifier,
+            "unseen": unseen,
             "threshold": threshold.as_dict(),
             "recall": {kind: one.as_dict() for kind, one in recall.items()},
             "false_positives": {kind: one.as_dict() for kind, one in false.items()},
@@ -162,6 +172,14 @@ class GuardMethod(InputMethod):
             "reliability": reliability(scores, positive),
         }
         subject.details["guard"] = json.loads(json.dumps(figures))  # tuples are lists, as when it is read again
+
+
+def _given(request: Request, *, more: Sequence[str] = (), neighbour_weight: float) -> Examples:
+    """The request's prompts, equal ones once, calibration rows among those to leave alone."""
+    from expunge.guards.examples import examples
+
+    benign = {"calibration": request.calibration} if request.calibration else {}
+    return examples(request, benign=benign, more=more, neighbour_weight=neighbour_weight)
 
 
 def _complete(subject: Subject) -> Callable[[str], str]:

@@ -168,6 +168,8 @@ def _facts(run: Run, guard: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         own = f"decided by the group “{decides}”" if decides else "decided by all benign prompts together"
         asked = f"at most {_level(threshold)} of benign prompts asked for, {own}."
         yield "Threshold", f"a score of {number(finite(threshold['value']))}; {asked}"
+        if guard.get("unseen") is False:
+            yield "Rates", "too few benign prompts to judge them unseen: by the threshold in use, which saw them."
     if isinstance(parameters.get("refusal"), str):
         yield "Then", f"the answer is “{parameters['refusal']}”"
     elif isinstance(parameters.get("corruption"), str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from expunge.methods.untrained import Subject
     from expunge.requests import Request, Row
 
+_log = logging.getLogger(__name__)
+
 _LADDER = 8  # strengths or dimension counts that are tried before the first step
 _PATIENCE = 6  # halvings of a step without a better value: from 128 dimensions down to the next one
+_NEAR, _FAR = 0.05, 0.1  # of the surrogate, in probability; or a share of the target's own distance to it
 _FACTOR = 4.0  # from one strength to the next; the first is the embeddings' own deviation
 
 
@@ -78,7 +82,22 @@ class EmbeddingCorruption(GuardMethod):
             raise RequestError(
                 "method.tagger=subject tags the subject's names, and there are none. Pass --subject NAME."
             )
+        if self._learns and not _asked(request):
+            raise RequestError(
+                f"{self.name} learns its strength from how the answers to prompts change, and all forget rows are "
+                "documents without a prompt. Pass rows with prompts, or method.strength (or method.dims)."
+            )
         return request
+
+    @property
+    def _learns(self) -> bool:
+        """Whether a strength or a number of dimensions is learned."""
+        from expunge.guards.corruptions import Corruption
+
+        example = Corruption(self.corruption)
+        if example.takes_strength:
+            return self.strength is None
+        return example.takes_dims and self.dims is None
 
     def check_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         from expunge.guards.corruptions import Corruption
@@ -124,13 +143,13 @@ class EmbeddingCorruption(GuardMethod):
         from expunge.guards.strength import Scored
         from expunge.guards.zeroth_order import minimise
 
-        request, run, width = subject.request, subject.run, _width(subject.model)
-        every = all(map(_is_multiple_choice, request.forget))
+        run, width, rows = subject.run, _width(subject.model), _asked(subject.request)
+        every = all(map(_is_multiple_choice, rows))
         choices = self.objective == "chance" or (self.objective == "auto" and every)
         scored = Scored(
             subject.model,
             subject.tokenizer,
-            request.forget,
+            rows,
             tagger,
             choices=choices,
             max_length=run.settings.max_length,
@@ -168,12 +187,19 @@ class EmbeddingCorruption(GuardMethod):
             seed=seed,
         )
         run.progress(1, 1, "learning the corruption")
+        plain = scored.score([None])[0]
+        if found.value > max(_NEAR, _FAR * abs(plain - wanted)):
+            _log.warning(
+                "%s: no %s that was tried brings the forget rows near what a model that never knew scores (%.3g, %s): "
+                "the nearest is %.3g away, the target %.3g. Try another method.corruption, or more method.dims.",
+                self.name, what, wanted, source, found.value, abs(plain - wanted),
+            )  # fmt: skip
         subject.details["learned"] = {
             "what": what,
             "surrogate": wanted,
             "surrogate_from": source,
             "score": "chance among answers" if choices else "probability of the answer",
-            "score_of_target": scored.score([None])[0],
+            "score_of_target": plain,
             **found.as_dict(),
         }
         best = found.point
@@ -187,7 +213,7 @@ class EmbeddingCorruption(GuardMethod):
             return self.surrogate, "given"
         if scored.choices:
             return scored.chance, "chance"
-        rows = subject.request.forget
+        rows = _asked(subject.request)
         if subject.request.holdout:
             return replace(scored, rows=subject.request.holdout).score([None])[0], "holdout rows"
         turned = [row.with_answer(other) for row in rows if (other := _another_answer(row, rows)) is not None]
@@ -198,6 +224,11 @@ class EmbeddingCorruption(GuardMethod):
                 "method.surrogate or method.strength."
             )
         return replace(scored, rows=turned).score([None])[0], "other rows' answers"
+
+
+def _asked(request: Request) -> list[Row]:
+    """The forget rows that have a prompt, which is what is corrupted."""
+    return [row for row in request.forget if row.prompt or row.history]
 
 
 def _another_answer(row: Row, rows: Sequence[Row]) -> str | None:
