@@ -54,7 +54,11 @@ class CacheError(InputError):
     """A cache that is damaged or belongs to another model."""
 
 
-class JudgeError(ExpungeError):
+class EndpointError(ExpungeError):
+    """An OpenAI-compatible endpoint that cannot be reached, or that replies otherwise than it was asked to."""
+
+
+class JudgeError(EndpointError):
     """A judge of answers that cannot be reached, or that replies otherwise than it was asked to."""
 
 

@@ -121,7 +121,7 @@ def test_an_endpoint_that_is_not_there_is_noticed_first(
     monkeypatch: pytest.MonkeyPatch,
     verb: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr("expunge.evaluation.judges.endpoint._TRIES", 1)
+    monkeypatch.setattr("expunge.evaluation.endpoint_client._TRIES", 1)
     monkeypatch.setattr("expunge.evaluation.outputs.run_model", lambda *_, **__: pytest.fail("it was scored"))
     out, suite = tmp_path / "out", {"name": "safety", "judge": "http://127.0.0.1:9/v1", "judge_model": "small"}
     options = [f"suite.{name}={value}" for name, value in suite.items() if name != "name"]

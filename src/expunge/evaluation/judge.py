@@ -9,13 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from expunge.distributed import on_main
-from expunge.errors import ConfigError, UnknownNameError, did_you_mean
+from expunge.evaluation.judge_kinds import Kinds
 
 if TYPE_CHECKING:
     from expunge.evaluation.suite import Suite
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from expunge.training.run import Progress
 
 GROUP = "expunge.judges"
-_FOLDER = Path(__file__).parent / "judges"
-
 OPTIONS = {
     "markers": "suite.markers",
     "label": "suite.judge_label",
@@ -100,10 +96,12 @@ class Judge(ABC):
         return {"name": self.name, "version": self.version, "settings": self.settings, "unsafe": self.sentence}
 
 
+_KINDS = Kinds("expunge.evaluation.judges", GROUP, Judge, "suite.judge", OPTIONS)  # type: ignore[type-abstract]
+
+
 def judge_names() -> list[str]:
     """Every judge there is, sorted, without importing one."""
-    own = {path.stem for path in _FOLDER.glob("*.py") if not path.stem.startswith("_")}
-    return sorted(own | {point.name for point in entry_points(group=GROUP)})
+    return _KINDS.names()
 
 
 def make_judge(given: Given) -> Judge:
@@ -113,51 +111,18 @@ def make_judge(given: Given) -> Judge:
         UnknownNameError: there is no such judge.
         ConfigError: an option that the judge lacks, or that does not apply to it.
     """
-    found = [_judge(name) for name in judge_names()]
-    for kind in sorted(found, key=lambda kind: kind.form != kind.name):  # a name before a folder that is called so too
-        if kind.is_meant(given.text):
-            _check_options(kind, given, found)
-            return kind.make(given)
-    names = [kind.form for kind in found if kind.form == kind.name]
-    others = [kind.form for kind in found if kind.form != kind.name]
-    raise UnknownNameError(
-        f"suite.judge={given.text!r}: there is no such judge. {did_you_mean(given.text, names)} "
-        f"Or pass {' or '.join(others)}."
-    )
+    kind = _KINDS.meant(given.text)
+    _KINDS.check_options(given, [kind], given.text)
+    return kind.make(given)
 
 
 def check_judge(suite: Suite, metrics: Sequence[str] | None) -> None:
-    """`Judge.check` of the suite's judge where one of the scores asked for (None: all) is its to give; in one process
+    """``check`` of every judge of the suite whose word one of the scores asked for (None: all) takes; in one process
     for all."""
     from expunge.evaluation.suite import select
 
-    needs = select(suite, metrics).needs(suite).values()
-    if suite.judge is not None and any("judged" in needed for needed in needs):
+    needs = frozenset().union(*select(suite, metrics).needs(suite).values())
+    if suite.judge is not None and "judged" in needs:
         on_main(suite.judge.check)
-
-
-def _check_options(kind: type[Judge], given: Given, known: Sequence[type[Judge]]) -> None:
-    problems = []
-    for name, option in OPTIONS.items():
-        value = getattr(given, name)
-        if value in (None, ()) or name in kind.takes:
-            continue
-        shown = list(value) if isinstance(value, tuple) else str(value)
-        owners = " or ".join(other.form for other in known if name in other.takes)
-        without = f"{option}=[]" if isinstance(value, tuple) else f"{option}=null"
-        problems.append(
-            f"{option}={shown} does not apply to suite.judge={given.text}: it is for {owners}. Leave it out ({without} "
-            "where a file or a world sets it)."
-        )
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-
-def _judge(name: str) -> type[Judge]:
-    if (_FOLDER / f"{name}.py").is_file():
-        found = getattr(import_module(f"expunge.evaluation.judges.{name}"), "JUDGE", None)
-    else:
-        found = next(iter(entry_points(group=GROUP, name=name))).load()
-    if not (isinstance(found, type) and issubclass(found, Judge)):
-        raise ConfigError(f"judge '{name}' must set JUDGE to a Judge, it is {type(found).__name__}.")
-    return found
+    for judge in suite.answer_judges if "answer_judged" in needs else ():
+        on_main(judge.check)

@@ -16,7 +16,7 @@ from expunge.errors import ControlError
 from expunge.evaluation.types import RowOutputs, Score, SetOutputs
 from expunge.evaluation.uncertainty import bootstrap_stderr, mean_stderr
 
-Need = Literal["answer", "paraphrase", "wrong", "greedy", "greedy_under_target", "judged"]
+Need = Literal["answer", "paraphrase", "wrong", "greedy", "greedy_under_target", "judged", "answer_judged"]
 Control = Literal["target", "retrained"]
 
 UNDEFINED = float("nan")  # per-row value of a row that a metric says nothing about

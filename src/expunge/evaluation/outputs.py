@@ -21,6 +21,7 @@ from expunge.data.encode import Example, encode_all
 from expunge.data.template import Style, Template
 from expunge.distributed import gather, on_main, processes, share
 from expunge.errors import ConfigError, ModelError
+from expunge.evaluation.answer_judge import Asked, verdicts_on
 from expunge.evaluation.generation import free_bytes, greedy_answers, input_device
 from expunge.evaluation.suite import Suite, select
 from expunge.evaluation.types import AnswerScores, ModelOutputs, RowOutputs, SetOutputs
@@ -116,6 +117,13 @@ def run_model(
         for (name, index, _), unsafe in zip(judged, verdicts, strict=True):
             found[name, index]["unsafe"] = unsafe
         seconds["judging"] = time.perf_counter() - began
+    judged = [(name, index, row) for name, index, row in asked if "answer_judged" in needs[name]]
+    if judged and suite.answer_judges:
+        began = time.perf_counter()
+        questions = [Asked(row.prompt, row.answer, found[name, index]["greedy"]) for name, index, row in judged]
+        for (name, index, _), said in zip(judged, verdicts_on(suite.answer_judges, questions, progress), strict=True):
+            found[name, index]["verdicts"] = said
+        seconds["answer_judging"] = time.perf_counter() - began
     sets = {
         name: SetOutputs(name, tuple(RowOutputs(row, **found[name, i]) for i, row in enumerate(suite.sets[name])))
         for name in needs

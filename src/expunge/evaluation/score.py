@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from expunge.errors import ConfigError
+from expunge.evaluation.agreement import agreements
+from expunge.evaluation.answer_judge import judged_by as answers_judged_by
 from expunge.evaluation.findings import Effect
 from expunge.evaluation.harm import HARMFUL, judged_by
 from expunge.evaluation.metric import Control, ModelValues, UndefinedScoreError
@@ -31,7 +33,8 @@ MODELS = ("target", "erased", "retrained")
 class Scores:
     """What ``scores.json`` and ``samples.jsonl`` say: ``rows`` by model and score key, the verdict, seconds
     by step, one sample a row with every model's answer and per-example scores (truth ratios unfolded), the judge
-    whose word was taken for some of them, and the harness that ran tasks beside the suite, where there was one."""
+    whose word was taken for some of them, the answer judges with their agreement where there are several, and the
+    harness that ran tasks beside the suite, where there was one."""
 
     suite: str
     rows: Mapping[str, Mapping[str, Score]]
@@ -40,6 +43,7 @@ class Scores:
     seconds: Mapping[str, float] = field(default_factory=dict)
     judge: Mapping[str, Any] | None = None
     harness: Mapping[str, Any] | None = None
+    judges: Mapping[str, Any] | None = None
 
     @property
     def left_out(self) -> Mapping[str, str]:
@@ -57,6 +61,7 @@ class Scores:
             "verdict": self.verdict.to_json(),
             "seconds": dict(self.seconds),
             **({} if self.judge is None else {"judge": dict(self.judge)}),
+            **({} if self.judges is None else {"judges": dict(self.judges)}),
             **({} if self.harness is None else {"harness": dict(self.harness)}),
         }
 
@@ -87,14 +92,22 @@ def score(
     rows = {name: _scores(suite, selection, one, values[name], values, name, left_out) for name, one in outputs.items()}
     evidence = _evidence(suite, rows, values, outputs)
     verdict = judge_scores(evidence, effect=effect, left_out=left_out)
-    judged = any("judged" in needs for needs in selection.needs(suite).values())
-    judge = suite.judge.describe() if judged and suite.judge is not None else None
+    needs = frozenset().union(*selection.needs(suite).values())
+    judge = suite.judge.describe() if "judged" in needs and suite.judge is not None else None
+    judges = _judges(suite, outputs) if "answer_judged" in needs and suite.answer_judges else None
     notes = [] if judge is None else [judged_by(judge)]
+    notes += [] if judges is None else [answers_judged_by(judges["answer"])]
     notes += [f"{name}: {note}." for name, one in outputs.items() for note in one.notes]
     verdict = Verdict(**{**vars(verdict), "reasons": (*verdict.reasons, *notes)})
     timed = {f"{step}_{name}": value for name, one in outputs.items() for step, value in one.seconds.items()}
     samples = _samples(suite, selection, outputs, values)
-    return Scores(suite.name, rows, verdict, samples, {**timed, **(seconds or {})}, judge)
+    return Scores(suite.name, rows, verdict, samples, {**timed, **(seconds or {})}, judge, judges=judges)
+
+
+def _judges(suite: Suite, outputs: Mapping[str, ModelOutputs]) -> dict[str, Any]:
+    """The answer judges, the first of which the scores go by, and of several how they agree."""
+    described = [judge.describe() for judge in suite.answer_judges]
+    return {"answer": described, **({"agreement": agreements(outputs)} if len(described) > 1 else {})}
 
 
 def write_scores(scores: Scores, folder: str | Path) -> None:

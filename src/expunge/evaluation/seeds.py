@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from expunge.errors import ConfigError
+from expunge.evaluation.answer_judge import judged_by as answers_judged_by
 from expunge.evaluation.harm import judged_by
 from expunge.evaluation.verdict import judge
 
@@ -19,7 +20,8 @@ def summarise_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     seeds' own (of the examples, not of the seeds; None where one has none) and ``n`` the smallest. A score
     that not every seed has is left out with the reason. The verdict follows the same rules from the median of
     each piece of evidence that all seeds have; its reasons count the labels of the single seeds, which may
-    differ. ``seconds`` are medians too. The judge of the answers, where there was one, must be the same.
+    differ. ``seconds`` are medians too. The judges of the answers, where there were any, must be the same; how they
+    agree stays with the single seeds.
     """
     if not runs:
         raise ConfigError("no scores to summarise: pass those of at least one seed.")
@@ -50,6 +52,11 @@ def summarise_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         raise ConfigError("the seeds' answers were judged by different judges: score them with the same one.")
     if judged is not None:
         verdict["reasons"].append(judged_by(judged))
+    judges = [(run.get("judges") or {}).get("answer") for run in runs]
+    if any(one != judges[0] for one in judges):
+        raise ConfigError("the seeds' answers were judged by different answer judges: score them with the same ones.")
+    if judges[0] is not None:
+        verdict["reasons"].append(answers_judged_by(judges[0]))
     return {
         "schema": runs[0]["schema"],
         "suite": runs[0]["suite"],
@@ -57,6 +64,7 @@ def summarise_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "verdict": verdict,
         "seconds": _medians([run["seconds"] for run in runs]),
         **({} if judged is None else {"judge": judged}),
+        **({} if judges[0] is None else {"judges": {"answer": judges[0]}}),
     }
 
 

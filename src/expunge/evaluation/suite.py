@@ -12,6 +12,7 @@ from expunge.evaluation.registry import get_metric
 from expunge.requests.rows import Row
 
 if TYPE_CHECKING:
+    from expunge.evaluation.answer_judge import AnswerJudge
     from expunge.evaluation.judge import Judge
 
 T = TypeVar("T")
@@ -33,8 +34,10 @@ class Suite:
     score that says whether the rest of the model still works, which decides the verdict *broken* (None, or where it was
     not scored: the probability of the retain answers does, if there is one).
     ``unavailable`` maps scores that the suite would have, but that its rows cannot give, to the reason.
-    ``judge`` says which greedy answers are unsafe, where a metric asks for that. ``plays`` names the sets that are the
-    verdict's forget and retain rows where they are called otherwise.
+    ``judge`` says which greedy answers are unsafe, where a metric asks for that. ``answer_judges`` say what an answer
+    gives away, whether it reads well and whether it declines: metrics take the first one's word (that of fixed rules
+    where there is none), and several are compared. ``plays`` names the sets that are the verdict's forget and retain
+    rows where they are called otherwise.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Suite:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     judge: Judge | None = None
     plays: Mapping[str, str] = field(default_factory=dict)
+    answer_judges: tuple[AnswerJudge, ...] = ()
 
     def __post_init__(self) -> None:
         problems = [f"set '{name}' has no rows" for name, rows in self.sets.items() if not rows]
@@ -87,6 +91,7 @@ class Suite:
             "metrics": scores,
             "unavailable": dict(self.unavailable),
             **({} if self.judge is None else {"judge": self.judge.describe()}),
+            **({"judges": [judge.describe() for judge in self.answer_judges]} if self.answer_judges else {}),
         }
 
 

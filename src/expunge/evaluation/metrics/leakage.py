@@ -15,14 +15,15 @@ def leaked_share(question: str, expected: str, answer: str) -> float:
     Words are stemmed, as ROUGE-L's are; stop words are scikit-learn's English ones. NaN where the expected answer has
     no such word.
     """
-    telling = set(stemmed_words(expected)) - set(stemmed_words(question)) - _stop_words()
+    telling = set(stemmed_words(expected)) - set(stemmed_words(question)) - stop_words()
     if not telling:
         return UNDEFINED
     return len(telling & set(stemmed_words(answer))) / len(telling)
 
 
 @cache
-def _stop_words() -> frozenset[str]:
+def stop_words() -> frozenset[str]:
+    """scikit-learn's English stop words, stemmed as the words of answers are."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     return frozenset(word for one in ENGLISH_STOP_WORDS for word in stemmed_words(one))

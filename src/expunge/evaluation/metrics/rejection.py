@@ -8,14 +8,17 @@ from expunge.evaluation.types import RowOutputs
 
 
 def _per_row(row: RowOutputs) -> float:
-    return UNDEFINED if row.greedy is None else float(declines(row.greedy))
+    if row.greedy is None:
+        return UNDEFINED
+    judged = next(iter(row.verdicts.values()), None)
+    return float(declines(row.greedy)) if judged is None else judged.rejection
 
 
 METRIC = SetMetric(
     name="rejection",
     version=1,
-    summary="Share of its answers that decline or say they do not know, by fixed English phrases.",
-    needs=frozenset({"greedy"}),
+    summary="Share of its answers that decline or say they do not know, by the answer judge (fixed English phrases).",
+    needs=frozenset({"greedy", "answer_judged"}),
     per_row=_per_row,
     undefined="no row has a greedy answer",
 )
