@@ -41,7 +41,7 @@ def build(limit: int | None = None) -> Suite:
     return Suite(
         "exam",
         sets,
-        {name: (*_METRICS, "chance") for name in sets},
+        dict.fromkeys(sets, (*_METRICS, "chance")),
         composites=(
             forgotten_left.of("forget_top_option"),
             least_kept.of("neighbours_top_option", "retain_top_option"),
