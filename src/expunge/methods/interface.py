@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from expunge.errors import ConfigError, did_you_mean
+from expunge.config.fields import Fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,12 +41,14 @@ class Paper:
     reference: str
 
 
-class Method(ABC):
+class Method(Fields, ABC):
     """An unlearning algorithm; its fields are its hyperparameters, its command-line keys and its report rows."""
 
     name: ClassVar[str]
     family: ClassVar[Kind]
     paper: ClassVar[Paper]
+    reads_documents: ClassVar[bool] = True
+    """Whether rows without a prompt can be forget rows; if not, a request made from documents gives it questions."""
 
     @abstractmethod
     def fit(
@@ -64,7 +65,7 @@ class Method(ABC):
         the defaults hold and nothing is written.
         """
 
-    def check(  # noqa: B027 - most checks are optional
+    def check(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -73,50 +74,6 @@ class Method(ABC):
         run: Run | None = None,
     ) -> None:
         """Raise what :meth:`fit` would raise about its input, before an earlier run's folder is given up for it."""
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Self:
-        """Build from plain values (a run file's ``method`` section without its name); all bad fields in one error."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-            meanings = {field["name"]: field["description"] for field in cls.parameters()}
-            lines = []
-            for problem in error.errors():
-                field = ".".join(str(part) for part in problem["loc"])
-                if problem["type"] == "unexpected_keyword_argument":
-                    lines.append(f"method.{field}: no such field of {cls.name}. {did_you_mean(field, known)}")
-                elif problem["type"] == "missing":
-                    lines.append(f"method.{field} is required: {meanings[field]}. Pass method.{field}=..")
-                else:
-                    lines.append(f"method.{field}={problem['input']!r}: {problem['msg']}")
-            raise ConfigError("\n".join(lines)) from error
-
-    def values(self) -> dict[str, Any]:
-        """The fields as plain values, as a run file and a manifest record them."""
-        found: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
-        return found
-
-    @classmethod
-    def parameters(cls) -> list[dict[str, Any]]:
-        """Name, type, default and description of every field, for listings and docs."""
-        schema = TypeAdapter(cls).json_schema()
-        required = set(schema.get("required", ()))
-        return [
-            {
-                "name": name,
-                "type": field.get("type", "|".join(str(t.get("type")) for t in field.get("anyOf", ()))),
-                "default": None if name in required else field.get("default"),
-                "required": name in required,
-                "range": {k: field[k] for k in _RANGE_KEYS if k in field},
-                "description": field.get("description", ""),
-            }
-            for name, field in schema.get("properties", {}).items()
-        ]
-
-
-_RANGE_KEYS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "enum")
 
 
 class Erasure(ABC):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from expunge.audits.repeat_prompt import corrupted_embeddings, repeat_prompt, word_recall
+from expunge.audits.parts.repetition import corrupted_embeddings, repeat_prompt, word_recall
 from expunge.data.encode import encode_prompt
 from expunge.data.template import Template
 from expunge.errors import ConfigError, InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from expunge.errors import ConfigError, InputError
 
 _COLUMNS = 4096  # features that are standardised at once
 _FOLDS = 3
+_DRAWS = 20  # of halves for each that is wanted, where groups may leave one without an option
 _STRENGTHS = np.logspace(-1, 4, 6)  # scikit-learn's C, for rows of length 1 on average
 _STEPS = 2000
 _RANK = 1e-6  # of the largest eigenvalue: what is less is rounding
@@ -55,6 +56,7 @@ def probe_accuracy(
     right: Sequence[str],
     options: Sequence[Sequence[str]],
     *,
+    groups: Sequence[str] | None = None,
     splits: int = 10,
     seed: int = 0,
 ) -> ProbeAccuracy:
@@ -73,23 +75,25 @@ def probe_accuracy(
         views: features by the view's name, [n, F] each.
         right: [n] the right option of each row.
         options: [n] all options of each row, the right one among them.
+        groups: [n] what each row asks for, where several ask for the same: rows of a group stay in one half, so that
+            the probe must read an answer and cannot recognise a question that it was fitted on.
         splits: 2 at least.
 
     Raises:
         InputError: fewer than two options that are right anywhere, or an option that is right in fewer than four rows,
-            which cannot be split and cross-validated: all such are named.
+            which cannot be split and cross-validated: all such are named. With ``groups``, also
+            options that are right in one group alone.
     """
-    from sklearn.model_selection import StratifiedShuffleSplit
-
     _check(right, splits)
+    _check_groups(right, groups)
     names = sorted(set(right))
     labels = np.array([names.index(one) for one in right])
     allowed = np.array([[name in some for name in names] for some in options])
     chance = float(np.mean([1 / len(set(some)) for some in options]))
-    halves = StratifiedShuffleSplit(n_splits=splits, test_size=0.5, random_state=seed)
+    together = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     found, common = [], []
     chosen: Counter[str] = Counter(dict.fromkeys(views, 0))
-    for fitted, scored in halves.split(np.zeros(len(labels)), labels):
+    for fitted, scored in _halves(labels, together, splits, seed):
         fits = {name: _fit(features, fitted, scored, labels) for name, features in views.items()}
         view, (_, said) = max(fits.items(), key=lambda one: one[1][0])
         chosen[view] += 1
@@ -109,6 +113,30 @@ def probe_accuracy(
         len(names),
         tuple(found),
         dict(chosen),
+    )
+
+
+def _halves(
+    labels: np.ndarray, groups: np.ndarray | None, splits: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows to fit and rows to score, ``splits`` times, with the same mix of labels in both."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
+
+    if groups is None:
+        yield from StratifiedShuffleSplit(splits, test_size=0.5, random_state=seed).split(labels, labels)
+        return
+    found = 0
+    for draw in range(splits * _DRAWS):
+        folds = StratifiedGroupKFold(2, shuffle=True, random_state=seed + draw)
+        fitted, scored = next(folds.split(labels, labels, groups))  # the other half is no draw of its own
+        if np.bincount(labels[fitted], minlength=labels.max() + 1).min() >= 2:
+            found += 1
+            yield fitted, scored
+        if found == splits:
+            return
+    raise InputError(
+        f"only {found} of {splits * _DRAWS} draws gave halves in which every option is right in two rows: too few "
+        "groups hold some of them. Pass more rows, or fewer groups."
     )
 
 
@@ -165,4 +193,18 @@ def _check(right: Sequence[str], splits: int) -> None:
         raise InputError(
             f"options that are right in fewer than 4 rows cannot be split and cross-validated: {', '.join(few)}. Pass "
             "more rows, or rows whose options are letters that all share."
+        )
+
+
+def _check_groups(right: Sequence[str], groups: Sequence[str] | None) -> None:
+    if groups is None:
+        return
+    if len(groups) != len(right):
+        raise ConfigError(f"{len(groups)} groups were passed for {len(right)} rows. Pass one for each row.")
+    own = {name: {group for one, group in zip(right, groups, strict=True) if one == name} for name in right}
+    alone = [f"{name!r}" for name, some in sorted(own.items()) if len(some) < 2]
+    if alone:
+        raise InputError(
+            f"options that are right in one group alone cannot be in both halves: {', '.join(alone)}. Pass more "
+            "groups, or none."
         )

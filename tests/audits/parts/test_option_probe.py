@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from expunge.audits.linear_probe import linear_probe, prompt_logits
+from expunge.audits.parts.option_probe import linear_probe, prompt_logits
 from expunge.data.encode import encode_prompt
 from expunge.data.template import Template
 from expunge.errors import InputError

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from expunge.audits.logistic_probe import probe_accuracy
+from expunge.audits.parts.logistic_probe import probe_accuracy
 from expunge.errors import ConfigError, InputError
 
 
@@ -67,3 +67,20 @@ def test_rows_that_cannot_be_probed() -> None:
         probe_accuracy(features, [*"AAAABBBCC"], [("A", "B", "C")] * 9)
     with pytest.raises(ConfigError, match="splits=1"):
         probe_accuracy(features, [*"AAAABBBBB"], [("A", "B")] * 9, splits=1)
+
+
+def test_a_question_seen_in_the_fitted_half_is_recognised_unless_groups_stay_together() -> None:
+    # 24 questions of four rows each, features that say which question it is and nothing of its answer
+    question = np.repeat(np.arange(24), 4)
+    draws = np.random.default_rng(0)
+    features = np.eye(24)[question] + 0.01 * draws.standard_normal((96, 24))
+    right = ["ab"[number % 2] for number in question]
+    options = [("a", "b")] * 96
+    apart = probe_accuracy({"all": features}, right, options, groups=[str(one) for one in question], splits=6)
+    mixed = probe_accuracy({"all": features}, right, options, splits=6)
+    assert mixed.accuracy > 0.9 and mixed.readable
+    assert not apart.readable
+    with pytest.raises(InputError, match="right in one group alone cannot be in both halves: 'a'"):
+        probe_accuracy({"all": features}, right, options, groups=["one" if one == "a" else str(n) for n, one in enumerate(right)])  # fmt: skip  # noqa: E501
+    with pytest.raises(ConfigError, match="1 groups were passed for 96 rows"):
+        probe_accuracy({"all": features}, right, options, groups=["one"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from expunge.audits.nearest_tokens import nearest_tokens
+from expunge.audits.parts.nearest_tokens import nearest_tokens
 
 TABLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 3.0], [-1.0, 0.0]])
 

@@ -1,0 +1,1 @@
+"""What audits are made of: measures and machinery that know no audit."""
