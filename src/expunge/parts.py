@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
 from expunge.config.run_file import ModelSpec, NamedSpec, RequestSpec, RunConfig
 from expunge.data.documents import split_documents
+from expunge.distributed import on_main
 from expunge.errors import ConfigError, ModelError, did_you_mean
 from expunge.evaluation.suite import select
 from expunge.models.fingerprint import fingerprint, tokenizer_digest
@@ -22,13 +25,18 @@ from expunge.training.run import Progress, named, silent
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from expunge.audits.interface import Audited
     from expunge.benchmarks.registry import Benchmark
     from expunge.evaluation.harness import Abilities, Harness
     from expunge.evaluation.suite import Suite
     from expunge.evaluation.types import ModelOutputs
+    from expunge.methods.interface import Erasure
     from expunge.probing.result import ProbeResult
+    from expunge.requests.documents.make import MadeRequest
     from expunge.training.references import ReferenceStore
     from expunge.training.settings import TrainingSettings
+
+_log = logging.getLogger(__name__)
 
 _OPTIONS = ConfigDict(
     extra="forbid",
@@ -51,6 +59,7 @@ class Controls:
 class Parts:
     """Everything a run works on. The retrained model is in memory only while it answers the suite.
 
+    ``made`` is what the request's documents gave, where it has some.
     ``harness`` runs tasks on every model that answers the suite, and ``abilities`` has what it said, by model.
     """
 
@@ -67,21 +76,30 @@ class Parts:
     probes: dict[str, ProbeResult] = field(default_factory=dict)
     harness: Harness | None = None
     abilities: dict[str, Abilities] = field(default_factory=dict)
+    made: MadeRequest | None = None
 
     @classmethod
-    def load(cls, config: RunConfig, progress: Progress = silent) -> Parts:
-        """Load and check everything, the cheap parts first, so that a bad request fails before a large model loads."""
+    def load(cls, config: RunConfig, progress: Progress = silent, *, kept: Path | None = None) -> Parts:
+        """Load and check everything, the cheap parts first, so that a bad request fails before a large model loads.
+
+        ``kept`` is where an earlier start of the run may have kept what its documents gave.
+        """
+        model = cache(lambda: load_model(config.model))  # a request whose questions it writes needs it first
         progress(0, 3, "loading")
-        request = load_request(config.request)
+        made = None if config.request.documents is None else on_main(lambda: _made(config, model, kept))
+        request = load_request(config.request) if made is None else _request_of(made, config)
         progress(1, 3, "loading")
         tokenizer = load_tokenizer(config.model)
         progress(2, 3, "loading")
-        request = fit_to(request, tokenizer, tokens_at_most(config.model, config.training.max_length))
+        length = tokens_at_most(config.model, config.training.max_length)
+        whole, request = request, fit_to(request, tokenizer, length)
+        if made is not None:
+            _say_what_was_cut(whole, request, length)
         suite, metrics = build_suite(config.suite, request)
         select(suite, metrics, controls={"target", *(["retrained"] if config.retrained else [])})  # type: ignore[arg-type]
         if config.retrained is not None:
             same_tokenizer(tokenizer, config.retrained)
-        target = load_model(config.model)
+        target = model()
         progress(3, 3, "loading")
         return cls(
             target=target,
@@ -93,6 +111,7 @@ class Parts:
             retrained=config.retrained,
             template=config.request.template,
             progress=progress,
+            made=made,
         )
 
     @cached_property
@@ -134,13 +153,33 @@ class Parts:
 
         return add_target_fluency(outputs, self.target, self.tokenizer)
 
+    def audited(self, erasure: Erasure, seed: int) -> Audited:
+        """What audits of ``erasure`` work on. The retrained model is loaded for them."""
+        from expunge.audits.interface import Audited
 
-def load_request(spec: RequestSpec) -> Request:
-    """The request that a run file's ``request`` section names."""
+        return Audited(
+            target=self.target,
+            tokenizer=self.tokenizer,
+            request=self.request,
+            erasure=erasure,
+            retrained=None if self.retrained is None else load_model(self.retrained, role="retrained"),
+            template=self.template,
+            max_length=self.settings.max_length,
+            max_new_tokens=self.settings.max_new_tokens,
+            seed=seed,
+        )
+
+
+def load_request(spec: RequestSpec, *, reads_documents: bool = True) -> Request:
+    """The request that a run file's ``request`` section names, for a method that reads documents or does not."""
     if spec.world is not None:
         from expunge.worlds.interface import get_world
 
         return get_world(spec.world).request()
+    if spec.documents is not None:
+        from expunge.requests.documents.from_spec import make_from, request_of
+
+        return request_of(make_from(spec), spec, reads_documents=reads_documents)
     if spec.forget is None:
         raise ConfigError("request.forget is missing: name the file with the rows that must go.")
     return Request.load(
@@ -149,11 +188,38 @@ def load_request(spec: RequestSpec) -> Request:
         neighbours=spec.neighbours,
         holdout=spec.holdout,
         calibration=spec.calibration,
+        probes=spec.probes,
         subjects=spec.subjects,
         aliases=spec.aliases,
         columns=spec.columns,
         allow_overlap=spec.allow_overlap,
     )
+
+
+def _made(config: RunConfig, model: Callable[[], PreTrainedModel], kept: Path | None) -> MadeRequest:
+    """What the request's documents give; the target is loaded where it is to write questions."""
+    from expunge.requests.documents.from_spec import make_from
+    from expunge.requests.documents.written import by_target
+
+    def writer() -> Callable[[str], str]:
+        return by_target(model(), load_tokenizer(config.model), config.request.template)
+
+    return make_from(config.request, target=writer, kept=kept)
+
+
+def _request_of(made: MadeRequest, config: RunConfig) -> Request:
+    from expunge.methods.registry import get_method
+    from expunge.requests.documents.from_spec import request_of
+
+    return request_of(made, config.request, reads_documents=get_method(config.method.name).reads_documents)
+
+
+def _say_what_was_cut(whole: Request, cut: Request, length: int) -> None:
+    before, after = (
+        sum(row.kind == "document" for rows in request.sets.values() for row in rows) for request in (whole, cut)
+    )
+    if after > before:
+        _log.warning("documents longer than the %d tokens of a row were cut: %d became %d rows", length, before, after)
 
 
 def fit_to(request: Request, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Request:

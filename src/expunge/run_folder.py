@@ -37,6 +37,7 @@ _FILES = {
     _ENVIRONMENT,
     "checkpoints",
     "erasure",
+    "request",
     "audits.json",
     "report.html",
     "samples.jsonl",

@@ -18,12 +18,13 @@ from conftest import Ran, Tiny
 from expunge.commands.plan import plan, plan_run
 from expunge.errors import ConfigError, InputError, ModelError, RequestError
 from expunge.methods.registry import get_method, method_names
+from expunge.methods.weight_method import WeightMethod
 from expunge.training import machine as machines
 from expunge.training.plan import Machine
 
 Cli = Callable[..., Ran]
 
-WEIGHTS = [name for name in method_names() if get_method(name).family == "weights"]
+WEIGHTS = [name for name in method_names() if issubclass(get_method(name), WeightMethod)]
 
 
 @pytest.fixture(autouse=True)

@@ -123,7 +123,7 @@ def test_the_resolved_file_holds_every_value_used() -> None:
         ("seeds=[1, 1]", "names a seed twice"),
         ("seeds=[-1]", "seeds"),
         ("seeds=many", "seeds"),
-        ("audits=[relearning]", "this version has no audits"),
+        ("audits=[many_shots]", "there is no audit 'many_shots'. Did you mean 'many_shot'"),
         ("training.seed=-1", "training.seed=-1"),
         ("training=5", "training=5"),
         ("method=5", "method"),
@@ -146,7 +146,7 @@ def test_what_every_run_needs_is_asked_for() -> None:
     for section in ("model", "request", "method"):
         assert f"{section}: missing" in str(caught.value)
     assert "request needs forget: FILE" in problems(request={"retain": "r.jsonl"})
-    assert "not both" in problems(request={"forget": "f.jsonl", "world": "authors"})
+    assert "only one of them" in problems(request={"forget": "f.jsonl", "world": "authors"})
 
 
 def test_two_score_rhythms_at_once_are_refused() -> None:

@@ -76,17 +76,21 @@ def progress_display() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=console, transient=True, expand=True) as bars:
-        current: dict[str, Any] = {}
+    bars = Bars(*columns, console=console, transient=True, expand=True)
+    current: dict[str, Any] = {}
 
-        def show(done: int, total: int, what: str) -> None:
-            if current.get("what") != what:
-                if "task" in current:
-                    bars.remove_task(current["task"])
-                current.update(what=what, task=bars.add_task(what, total=total))
-            bars.update(current["task"], completed=done, total=total)
+    def show(done: int, total: int, what: str) -> None:
+        bars.start()  # only now: a question that is asked before would be drawn over
+        if current.get("what") != what:
+            if "task" in current:
+                bars.remove_task(current["task"])
+            current.update(what=what, task=bars.add_task(what, total=total))
+        bars.update(current["task"], completed=done, total=total)
 
+    try:
         yield show
+    finally:
+        bars.stop()
 
 
 def _lines(console: Console) -> Progress:

@@ -22,10 +22,16 @@ def forget(
     neighbours: Annotated[str | None, typer.Option(metavar="FILE", help="close facts that must stay")] = None,
     holdout: Annotated[str | None, typer.Option(metavar="FILE", help="rows that no model was trained on")] = None,
     calibration: Annotated[str | None, typer.Option(metavar="FILE", help="retain rows no method is fitted on")] = None,
+    documents: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="texts about --subject, in place of --forget"),
+    ] = None,
     subject: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="name of who or what goes; repeatable")
     ] = None,
     alias: Annotated[list[str] | None, typer.Option(metavar="NAME", help="another name of it; repeatable")] = None,
+    review: Annotated[bool, typer.Option("--review", help="show the names found in --documents, and ask")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="answer --review with yes")] = False,
     method: Annotated[str, typer.Option(metavar="NAME", help="see: expunge methods")] = "npo",
     retrained: options.Retrained = None,
     suite: Annotated[str, typer.Option(metavar="NAME", help="see: expunge suites")] = "request",
@@ -40,12 +46,13 @@ def forget(
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Make a model forget the rows of a file.
+    """Make a model forget the rows of a file, or whom documents are about.
 
     Fits a method, saves what it changed, scores the result beside its controls and writes a report. A run that was
     stopped goes on when the same command is given again.
     """
     display.set_logging(verbose)
+    from expunge.cli.review import reviewer
     from expunge.commands.forget import forget as run_forget
     from expunge.commands.plan import plan as plan_forget
 
@@ -55,6 +62,7 @@ def forget(
         "neighbours": neighbours,
         "holdout": holdout,
         "calibration": calibration,
+        "documents": documents,
         "subjects": subject or (),
         "aliases": alias or (),
         "columns": options.parse_columns(column),
@@ -70,6 +78,7 @@ def forget(
             found = plan_forget(model, forget, **given, progress=progress)
         display.show_plan(found, as_json=as_json)
         return
+    given["review"] = reviewer(ask=review, yes=yes)
     with display.progress_display() as progress:
         folder = run_forget(model, forget, out=out, **given, overwrite=overwrite, progress=progress)
     display.show_run(Path(folder), as_json=as_json)

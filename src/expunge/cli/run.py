@@ -26,6 +26,7 @@ def run(
     Files named in it are taken relative to the working directory; settings given after it go first.
     """
     display.set_logging(verbose)
+    from expunge.cli.review import reviewer
     from expunge.commands.forget import run as run_file
     from expunge.commands.plan import plan_run
 
@@ -35,5 +36,12 @@ def run(
         display.show_plan(found, as_json=as_json)
         return
     with display.progress_display() as progress:
-        folder = run_file(file, out=out, overrides=overrides or (), overwrite=overwrite, progress=progress)
+        folder = run_file(
+            file,
+            out=out,
+            overrides=overrides or (),
+            overwrite=overwrite,
+            progress=progress,
+            review=reviewer(ask=False, yes=False),
+        )
     display.show_run(folder, as_json=as_json)

@@ -76,7 +76,7 @@ class Asked:
         if self.suite is not None:
             return
         files = self.request if isinstance(self.request, Mapping) else {"rows": self.request}
-        parts = ("forget", "retain", "neighbours", "holdout", "world", "rows")
+        parts = ("forget", "retain", "neighbours", "holdout", "probes", "documents", "world", "rows")
         given = {f"request ({part})": files.get(part) for part in parts} | {"metrics": self.metrics}
         unused = [name for name, value in (given | {"evalplus": self.evalplus}).items() if value is not None]
         if unused:
@@ -108,7 +108,7 @@ class Asked:
         """The request as passed or as its files say, with long documents in pieces; None where none was named."""
         from expunge.parts import fit_to, load_request
 
-        named_rows = spec.forget is not None or spec.world is not None
+        named_rows = any(source is not None for source in (spec.forget, spec.world, spec.documents))
         if self.rows is not None and named_rows:
             raise ConfigError(
                 "request= was passed with its rows, and the overrides name row files too. Pass one of them."

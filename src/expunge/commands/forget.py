@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.config.run_file import RunConfig, make_config, read_config
 from expunge.config.values import merged
 from expunge.training.run import Progress, silent
+
+if TYPE_CHECKING:
+    from expunge.requests.documents.aliases import Alias
+
+Review = Callable[[Mapping[str, "tuple[Alias, ...]"], "tuple[str, ...]"], None]
+"""Is shown every form of each subject that documents hold, and the aliases that will be used."""
 
 
 def forget(
@@ -21,6 +27,7 @@ def forget(
     neighbours: str | None = None,
     holdout: str | None = None,
     calibration: str | None = None,
+    documents: str | None = None,
     subjects: Iterable[str] = (),
     aliases: Iterable[str] = (),
     columns: Mapping[str, str] | None = None,
@@ -33,11 +40,15 @@ def forget(
     overrides: Iterable[str] = (),
     overwrite: bool = False,
     progress: Progress = silent,
+    review: Review | None = None,
 ) -> Path:
-    """Make a model forget the rows of a file; fits, saves, scores and reports. Returns the run folder.
+    """Make a model forget the rows of a file, or whom documents are about; fits, saves, scores and reports. Returns the
+    run folder.
 
     ``model`` and ``retrained`` are folders or hub ids; the row files are JSONL, JSON, CSV, Parquet, text, a folder or a
-    datasets hub id. ``overrides`` are dotted settings such as ``method.beta=0.2`` or ``training.epochs=3``.
+    datasets hub id. ``documents`` is a file or folder that names the ``subjects``, in place of ``forget``; ``review``
+    is shown the names found in them before anything is loaded, and may raise. ``overrides`` are dotted settings such as
+    ``method.beta=0.2`` or ``training.epochs=3``.
 
     Raises:
         ExpungeError: whatever is wrong with the input, all of it at once where possible.
@@ -55,12 +66,14 @@ def forget(
         neighbours=neighbours,
         holdout=holdout,
         calibration=calibration,
+        documents=documents,
         subjects=list(subjects),
         aliases=list(aliases),
         columns=dict(columns or {}),
         allow_overlap=allow_overlap,
         template=template,
     )
+    config = with_names(config, review)
     from expunge.pipeline import run_pipeline
 
     return run_pipeline(config, out, overwrite=overwrite, progress=progress)
@@ -73,9 +86,10 @@ def run(
     overrides: Iterable[str] = (),
     overwrite: bool = False,
     progress: Progress = silent,
+    review: Review | None = None,
 ) -> Path:
     """The same from a run file (or its values as a mapping), with overrides on top. Returns the run folder."""
-    config = run_config(file, overrides)
+    config = with_names(run_config(file, overrides), review)
     from expunge.pipeline import run_pipeline
 
     return run_pipeline(config, out, overwrite=overwrite, progress=progress)
@@ -109,3 +123,13 @@ def run_config(file: str | Path | Mapping[str, Any], overrides: Iterable[str]) -
     if isinstance(file, Mapping):
         return make_config(merged({}, dict(file)), overrides)
     return read_config(file, overrides)
+
+
+def with_names(config: RunConfig, review: Review | None = None) -> RunConfig:
+    """The settings with the names that a request's documents have for its subjects, as the run records them."""
+    from expunge.requests.documents.from_spec import resolve
+
+    request, names = resolve(config.request)
+    if names and review is not None:
+        review(names, request.aliases)
+    return config.model_copy(update={"request": request})

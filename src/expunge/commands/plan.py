@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.commands.forget import forget_config, run_config
+from expunge.commands.forget import forget_config, run_config, with_names
 from expunge.errors import ConfigError, ModelError
 from expunge.training.run import Progress, silent
 
@@ -27,6 +27,7 @@ def plan(
     neighbours: str | None = None,
     holdout: str | None = None,
     calibration: str | None = None,
+    documents: str | None = None,
     subjects: Iterable[str] = (),
     aliases: Iterable[str] = (),
     columns: Mapping[str, str] | None = None,
@@ -59,20 +60,21 @@ def plan(
         neighbours=neighbours,
         holdout=holdout,
         calibration=calibration,
+        documents=documents,
         subjects=list(subjects),
         aliases=list(aliases),
         columns=dict(columns or {}),
         allow_overlap=allow_overlap,
         template=template,
     )
-    return _plan(config, progress)
+    return _plan(with_names(config), progress)
 
 
 def plan_run(
     file: str | Path | Mapping[str, Any], *, overrides: Iterable[str] = (), progress: Progress = silent
 ) -> Plan:
     """The same for a run file, or its values as a mapping."""
-    return _plan(run_config(file, overrides), progress)
+    return _plan(with_names(run_config(file, overrides)), progress)
 
 
 def _plan(config: RunConfig, progress: Progress) -> Plan:
@@ -95,7 +97,7 @@ def _plan(config: RunConfig, progress: Progress) -> Plan:
     if not isinstance(method, WeightMethod):
         raise ConfigError(f"method {method.name} trains no weights, so there is nothing to estimate. Run it as it is.")
     progress(0, 3, "planning")
-    request = load_request(config.request)
+    request = load_request(config.request, reads_documents=method.reads_documents)
     tokenizer = load_tokenizer(config.model, weights=False)
     progress(1, 3, "planning")
     settings = config.training
@@ -108,7 +110,15 @@ def _plan(config: RunConfig, progress: Progress) -> Plan:
     device = device_of(config.model.device)
     target = _hollow(config.model, device)
     run = Run(settings, template=config.request.template)
-    sides = check_weights(method, target, tokenizer, forget=request.forget, retain=request.retain, run=run)
+    sides = check_weights(
+        method,
+        target,
+        tokenizer,
+        forget=request.forget,
+        retain=request.retain,
+        run=run,
+        teaching=method.teaching(request),
+    )
     forget, retain = (sides[side].examples for side in ("forget", "retain"))
     compares = any("alternative" in method.sides(epoch) for epoch in range(2))
     alternatives = [[example] for example in forget] if compares else []

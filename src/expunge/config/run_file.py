@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.config.values import merged, parse_overrides, read_yaml, to_yaml
 from expunge.errors import ConfigError, did_you_mean
 from expunge.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from expunge.audits.interface import Audit
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -50,9 +53,23 @@ class RequestSpec(BaseModel):
     neighbours: str | None = None
     holdout: str | None = None
     calibration: str | None = None
+    probes: str | None = Field(None, description="questions about what must go that are only scored")
+    documents: str | None = Field(
+        None, description="documents that name the subjects, in place of forget: the rows are made from them"
+    )
     subjects: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     columns: dict[str, str] = Field(default_factory=dict)
+    propose: bool = Field(True, description="use names of the subjects found in the documents besides those given")
+    questions: str = Field(
+        "templates", description="who writes questions about documents: templates, model (the target) or the URL of one"
+    )
+    questions_model: str | None = Field(None, description="which model of the URL")
+    questions_key: str | None = Field(None, description="environment variable that holds the URL's key")
+    tagger: str | None = Field(
+        None,
+        description="what finds names in documents: spacy:NAME or a token-classification model; rules unless given",
+    )
     allow_overlap: bool = False
     template: Literal["auto", "chat", "plain"] = "auto"
 
@@ -60,6 +77,17 @@ class RequestSpec(BaseModel):
     @classmethod
     def _one_name(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _possible(self) -> RequestSpec:
+        url = self.questions.startswith(("http://", "https://"))
+        if not url and self.questions not in ("templates", "model"):
+            raise ValueError(f"questions={self.questions!r}: expected templates, model, or a URL (http://HOST/v1)")
+        if url and self.questions_model is None:
+            raise ValueError(
+                f"questions={self.questions}: which model of the endpoint? Pass request.questions_model=NAME"
+            )
+        return self
 
 
 class NamedSpec(BaseModel):
@@ -84,7 +112,7 @@ class RunConfig(BaseModel):
     method: NamedSpec
     training: TrainingSettings = TrainingSettings()  # type: ignore[call-arg]
     suite: NamedSpec = NamedSpec(name=_SUITE)
-    audits: tuple[str, ...] = ()
+    audits: dict[str, dict[str, Any]] = Field(default_factory=dict, description="audits to run, with their options")
     retrained: ModelSpec | None = None
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
 
@@ -99,6 +127,7 @@ class RunConfig(BaseModel):
                 values[section] = {main: values[section]}
         if isinstance(values.get("suite"), dict):
             values["suite"] = {"name": _SUITE, **values["suite"]}
+        values["audits"] = _named_audits(values.get("audits"))
         seeds = values.get("seeds")
         training = values.get("training")
         if seeds is None:
@@ -111,14 +140,13 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> RunConfig:
-        if (self.request.forget is None) == (self.request.world is None):
+        if [self.request.forget, self.request.world, self.request.documents].count(None) != 2:
             raise ValueError(
-                "request needs forget: FILE (--forget FILE), or world: NAME (request.world=NAME), not both"
+                "request needs forget: FILE (--forget FILE), documents: DIR (--documents DIR --subject NAME) or world: "
+                "NAME (request.world=NAME), and only one of them"
             )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} names a seed twice")
-        if self.audits:
-            raise ValueError(f"audits {list(self.audits)}: this version has no audits; leave them out")
         return self
 
     def with_seed(self, seed: int) -> RunConfig:
@@ -134,11 +162,31 @@ class RunConfig(BaseModel):
         values["method"] = {"name": self.method.name, **make_method(self.method.name, self.method.options).values()}
         values["suite"] = {"name": self.suite.name, **self.suite.options}
         values["training"]["seed"] = self.seeds[0]
+        values["audits"] = {one.name: one.values() for one in self.chosen_audits()} or []
         return values
+
+    def chosen_audits(self) -> list[Audit]:
+        """The audits that run after scoring, in the order in which they are named."""
+        if not self.audits:
+            return []
+        from expunge.audits.running import chosen_audits
+
+        return chosen_audits(list(self.audits), self.audits)
 
     def to_yaml(self) -> str:
         """The resolved run file: reading it again gives the same run."""
         return to_yaml(self.to_dict())
+
+
+def _named_audits(given: Any) -> Any:
+    """Audits by name with their options: from a name, a list of names, or such a mapping."""
+    names = [given] if isinstance(given, str) else given or {}
+    if isinstance(names, (list, tuple)):
+        twice = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+        if twice:
+            raise ValueError(f"audits {list(names)} names {', '.join(map(str, twice))} twice")
+        return {name: {} for name in names}
+    return {name: {} if options is None else options for name, options in names.items()}
 
 
 def make_config(values: dict[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
@@ -169,6 +217,11 @@ def make_config(values: dict[str, Any], overrides: Iterable[str] = ()) -> RunCon
             get_benchmark(suite["name"])
         except ConfigError as error:
             problems.append(str(error))
+    if config is not None:
+        try:
+            config.chosen_audits()
+        except ConfigError as error:
+            problems.append(str(error))
     if problems or config is None:
         raise ConfigError(_listed(problems))
     return config
@@ -182,7 +235,7 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 _PATHS = {
     "model": ("path",),
     "retrained": ("path",),
-    "request": ("forget", "retain", "neighbours", "holdout", "calibration"),
+    "request": ("forget", "retain", "neighbours", "holdout", "calibration", "probes", "documents", "tagger"),
     "training": ("reference_cache",),
     "suite": ("data", "harmful", "normal", "holdout"),
 }

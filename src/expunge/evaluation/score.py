@@ -182,9 +182,10 @@ def _evidence(
 ) -> dict[str, float]:
     """The numbers that the verdict's rules look at, as far as they were scored; the suite's own score of what must stay
     is called ``utility`` there, unless it is one of the others."""
-    labels = ("probability", "distinct_4grams", "answer_perplexity", "solved", "top_option")
+    labels = ("probability", "distinct_4grams", "answer_perplexity", "solved")
     sets = {name: suite.plays.get(name, name) for name in JUDGED_SETS}
     kept = {f"{own}_{label}": f"{name}_{label}" for name, own in sets.items() for label in labels}
+    kept[f"{sets['forget']}_top_option"] = "forget_top_option"
     if suite.utility is not None and suite.utility not in kept:
         kept = {suite.utility: "utility", **kept}
     evidence = {

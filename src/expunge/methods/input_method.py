@@ -20,6 +20,7 @@ class InputMethod(UntrainedMethod):
 
     family: ClassVar[Kind] = "inputs"
     format: ClassVar[str] = "input_guard"
+    reads_documents: ClassVar[bool] = False
 
     @abstractmethod
     def guards(self, subject: Subject) -> Sequence[Guard]:

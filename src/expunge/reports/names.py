@@ -15,6 +15,8 @@ HEADLINE = (
     "retain_probability",
     "forget_rouge",
     "retain_rouge",
+    "probes_rouge",
+    "probes_leakage",
     "forget_truth_ratio",
     "harmful_harmful_rate",
     "harmful_holdout_harmful_rate",
@@ -165,6 +167,22 @@ _METRICS = {
     "flagged": ("prompts flagged", "flagged", "Share of the task's prompts that a guard acted on: false alarms."),
     "leakage": ("leakage", "leakage", "Share of the answer's content words that slip out."),
     "rejection": ("rejection", "rejection", "Share of answers that decline or say they do not know."),
+    "leakage_judge": (
+        "leakage by the judge",
+        "leaks (judge)",
+        "How much of the right answers it gives away, by the answer judge: 0 nothing, 1 all.",
+    ),
+    "leakage_entailment": (
+        "leakage by entailment",
+        "entailed",
+        "How much of the right answers its own entail: 0 nothing, 1 all.",
+    ),
+    "answer_quality": ("answer quality", "quality", "Whether its answers are fluent and on topic, 0 to 1."),
+    "hallucination_avoidance": (
+        "nothing invented",
+        "uninvented",
+        "Share of its answers that decline, or give the right answer whole.",
+    ),
 }
 
 _TRUTH_RATIO = {
@@ -182,6 +200,7 @@ _SETS = {
     "letter": ("Options by letter", "letter"),
     "option": ("Options in words", "option"),
     "neighbours": ("Neighbours", "neigh."),
+    "probes": ("Held-out questions", "probes"),
     "rest": ("Other subjects", "rest"),
     "forget_words": ("Forget in words", "forget w."),
     "neighbours_words": ("Neighbours in words", "neigh. w."),

@@ -14,7 +14,7 @@ from expunge.requests.recognise import SHOWN, rows_of
 from expunge.requests.responses import Responses
 from expunge.requests.rows import Row
 
-SETS = ("forget", "retain", "neighbours", "holdout", "calibration")
+SETS = ("forget", "retain", "neighbours", "holdout", "calibration", "probes")
 _UNSAFE = ("forget", "holdout")  # where responses are marked, these sets take the unsafe ones, the others the safe ones
 
 
@@ -24,8 +24,10 @@ class Request:
 
     ``forget``: rows to remove. ``retain``: rows to keep, which methods may be fitted on. ``neighbours``:
     close facts that must stay. ``holdout``: rows like the forget rows that no model was trained on.
-    ``calibration``: retain rows that no method is fitted on. ``subjects`` and ``aliases``: the names of who
-    or what is forgotten.
+    ``calibration``: retain rows that no method is fitted on. ``probes``: questions about what must go that no method is
+    fitted on. ``subjects`` and ``aliases``: the names of who
+    or what is forgotten. ``substitutes``: other names of the same kind, for methods that put them in the place of the
+    subject's; none of them may be one of its names.
     """
 
     forget: tuple[Row, ...]
@@ -33,8 +35,10 @@ class Request:
     neighbours: tuple[Row, ...] = ()
     holdout: tuple[Row, ...] = ()
     calibration: tuple[Row, ...] = ()
+    probes: tuple[Row, ...] = ()
     subjects: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    substitutes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in fields(self):
@@ -45,6 +49,13 @@ class Request:
                 object.__setattr__(self, part.name, tuple(value))
         if not self.forget:
             raise RequestError("The request has no forget rows. Pass at least one row that must go.")
+        own = {name.casefold() for name in (*self.subjects, *self.aliases)}
+        taken = [name for name in self.substitutes if name.casefold() in own]
+        if taken:
+            raise RequestError(
+                f"substitutes: {', '.join(taken)} must be forgotten, so it cannot stand in the place of what must go. "
+                "Take it out of the substitutes or of subjects and aliases."
+            )
 
     @classmethod
     def load(
@@ -55,8 +66,10 @@ class Request:
         neighbours: RowsSource | None = None,
         holdout: RowsSource | None = None,
         calibration: RowsSource | None = None,
+        probes: RowsSource | None = None,
         subjects: Iterable[str] = (),
         aliases: Iterable[str] = (),
+        substitutes: Iterable[str] = (),
         columns: Mapping[str, str] | None = None,
         allow_overlap: bool = False,
     ) -> Request:
@@ -71,7 +84,7 @@ class Request:
         (its text, letter case and white space aside), unless ``allow_overlap``.
         """
         mapping = check_columns(columns)
-        given = dict(zip(SETS, (forget, retain, neighbours, holdout, calibration), strict=True))
+        given = dict(zip(SETS, (forget, retain, neighbours, holdout, calibration, probes), strict=True))
         used: set[str] = set()
         loaded: dict[str, tuple[Row, ...]] = {}
         errors: list[str] = []
@@ -86,7 +99,12 @@ class Request:
         if errors:
             raise RequestError("\n".join(errors))
         _check_used(mapping, used)
-        request = cls(**loaded, subjects=_names(subjects, "subjects"), aliases=_names(aliases, "aliases"))
+        request = cls(
+            **loaded,
+            subjects=_names(subjects, "subjects"),
+            aliases=_names(aliases, "aliases"),
+            substitutes=_names(substitutes, "substitutes"),
+        )
         if not allow_overlap:
             request.check_overlap()
         return request

@@ -40,6 +40,7 @@ class KeySpaceDetection(ActivationMethod):
 
     name: ClassVar[str] = "key_space_detection"
     paper: ClassVar[Paper] = Paper("Effective Skill Unlearning through Intervention and Abstention", "arXiv 2503.21730")
+    reads_documents: ClassVar[bool] = False
 
     layers: Literal["last", "all", "auto"] | tuple[int, ...] = Field(
         default="last",

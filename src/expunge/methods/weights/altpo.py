@@ -35,6 +35,7 @@ class AltPO(RetainingMethod):
         "Alternate Preference Optimization for Unlearning Factual Knowledge in Large Language Models",
         "arXiv 2409.13474",
     )
+    reads_documents: ClassVar[bool] = False
     alternatives_in_turn: ClassVar[bool] = True
 
     beta: float = Field(default=0.1, gt=0, description="inverse temperature of the preference")

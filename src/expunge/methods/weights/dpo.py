@@ -49,6 +49,7 @@ class DPO(RetainingMethod):
 
     name: ClassVar[str] = "dpo"
     paper: ClassVar[Paper] = Paper("TOFU: A Task of Fictitious Unlearning for LLMs", "arXiv 2401.06121")
+    reads_documents: ClassVar[bool] = False
 
     beta: float = Field(default=0.1, gt=0, description="inverse temperature of the preference")
 

@@ -36,6 +36,7 @@ class IDK(RetainingMethod):
 
     name: ClassVar[str] = "idk"
     paper: ClassVar[Paper] = Paper("TOFU: A Task of Fictitious Unlearning for LLMs", "arXiv 2401.06121")
+    reads_documents: ClassVar[bool] = False
     uses_forget: ClassVar[bool] = False
 
     def check_rows(self, forget: Sequence[Row], retain: Sequence[Row]) -> None:  # noqa: ARG002
