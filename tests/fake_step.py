@@ -8,23 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.teachers.sparse_rows import sparse_rows
 from expunge.training.step import Logits, Side, Step, Totals
+from expunge.training.teaching import Taught
 
 
 class Whole(Logits):
     """All logits in memory; ``chunk`` tokens are handed to a function at a time."""
 
-    def __init__(self, logits: Tensor, labels: Tensor, reference: Tensor | None, chunk: int) -> None:
-        self.logits, self.labels, self.reference, self.chunk = logits, labels, reference, chunk
+    def __init__(
+        self, logits: Tensor, labels: Tensor, reference: Tensor | None, chunk: int, taught: Taught | None = None
+    ) -> None:
+        self.logits, self.labels, self.reference, self.chunk, self.taught = logits, labels, reference, chunk, taught
 
-    def per_token(self, function: Any, *, reference: bool) -> Tensor:
+    def per_token(self, function: Any, *, reference: bool, teacher: bool = False) -> Tensor:
         given = [self.logits, self.labels]
         if reference:
             assert self.reference is not None, "the test gave no reference logits"
             given.append(self.reference)
         if not len(self.labels):
             return self.logits.sum(-1)
-        parts = zip(*(tensor.split(self.chunk) for tensor in given), strict=True)
+        parts = [list(part) for part in zip(*(tensor.split(self.chunk) for tensor in given), strict=True)]
+        if teacher:
+            assert self.taught is not None, "the test gave no teacher"
+            for number, part in enumerate(parts):
+                part.append(self.taught[number * self.chunk : (number + 1) * self.chunk])  # type: ignore[arg-type]
         return torch.cat([function(*part) for part in parts])
 
 
@@ -36,11 +44,13 @@ def side(
     reference: Tensor | None = None,
     reference_logp: Tensor | None = None,
     owner: list[int] | None = None,
-    totals: tuple[float, float] | None = None,
+    totals: tuple[float, ...] | None = None,
     chunk: int = 2,
+    taught: Taught | None = None,
 ) -> Side:
     """Rows of ``lengths`` answer tokens (one row unless given) with logits [N, V]; ``totals`` are the tokens and rows
-    of the whole accumulated batch, by default just these. ``reference_logp`` is worked out from ``reference``."""
+    (and taught tokens) of the whole accumulated batch, by default just these. ``reference_logp`` is worked out from
+    ``reference``; ``taught`` is what a teacher says of the tokens."""
     labels = torch.as_tensor(labels, dtype=torch.long)
     lengths = [len(labels)] if lengths is None else lengths
     assert sum(lengths) == len(labels) == len(logits)
@@ -55,7 +65,7 @@ def side(
         positions=torch.cat(places) if places else labels,
         lengths=torch.tensor(lengths, dtype=torch.long),
         totals=Totals(*(totals or (len(labels), len(lengths)))),
-        logits=Whole(logits, labels, reference, chunk),
+        logits=Whole(logits, labels, reference, chunk, taught),
         owner=None if owner is None else torch.tensor(owner, dtype=torch.long),
         reference=reference_logp,
     )
@@ -175,8 +185,17 @@ class Rows:
             [len(leaf) for leaf in leaves],
             reference=torch.cat(references),
             owner=[part.index(self.owner[i]) for i in chosen] if name == "alternative" else None,
-            totals=(sum(map(len, whole)), len(whole)),
+            totals=(sum(map(len, whole)), len(whole), sum(map(len, whole)) - 1),
+            taught=self._taught(torch.cat(references), chosen) if name == "forget" else None,
         )
+
+    @staticmethod
+    def _taught(references: Tensor, chosen: list[int]) -> Taught:
+        """A teacher that says what the frozen target does, of every token but the first of the first row."""
+        at = torch.arange(len(references))
+        if chosen[0] == 0:
+            at[0] = -1
+        return Taught(sparse_rows(references.float().softmax(-1), 3)[0], at)
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """The gradient of every leaf, zeros where the loss does not depend on it."""

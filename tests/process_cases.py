@@ -15,6 +15,7 @@ import torch
 import zoo
 from expunge import distributed
 from expunge.methods.registry import get_method, method_names
+from expunge.methods.weight_method import WeightMethod
 from expunge.requests import Request
 from fitting import StoppedError, bits, fit, rows, silent, stop_at
 from history import read_history
@@ -65,7 +66,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 # Every weight method, plain and sharded, with values for what has no default or asks for more epochs than here.
 _GIVEN: dict[str, dict[str, Any]] = {"rmu": {"layer": 1}, "scrub": {"order": ["max", "min"]}, "pdu": {"eps": 1.0}}
-METHODS = [name for name in method_names() if get_method(name).family == "weights"]
+METHODS = [name for name in method_names() if issubclass(get_method(name), WeightMethod)]
 for _name in METHODS:
     for _prefix, _more in (("method_", {}), ("sharded_method_", FULL)):
         CASES[_prefix + _name] = (_name, _GIVEN.get(_name, {}), {**SGD, **_more, "max_new_tokens": 5})

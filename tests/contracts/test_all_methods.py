@@ -16,17 +16,20 @@ import zoo
 from expunge.errors import ConfigError, RequestError
 from expunge.methods.interface import Erasure
 from expunge.methods.registry import describe_method, get_method, make_method, method_names
+from expunge.methods.weight_method import WeightMethod
 from expunge.requests import Request
 from fitting import REQUEST, StoppedError, fit, logits, rows, same_tensors, snapshot, stop_at
 
 METHODS = method_names()
-WEIGHTS = [name for name in METHODS if get_method(name).family == "weights"]
+WEIGHTS = [name for name in METHODS if issubclass(get_method(name), WeightMethod)]
 every_method = pytest.mark.parametrize("name", METHODS)
 every_weight_method = pytest.mark.parametrize("name", WEIGHTS)
 
 _GIVEN: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 1},
     "scrub": {"order": ["min", "max"]},
+    "causal_intervention": {"substitutes": 3},
+    "concept_vector_ablation": {"layer": 1, "neurons": [3, 70]},
     "key_space_detection": {"level": 0.5},
     "refusal_guard": {"level": 0.3, "folds": 2},
     "embedding_corruption": {"level": 0.3, "folds": 2, "evaluations": 4},
@@ -149,7 +152,7 @@ def test_it_trains_an_adapter_too_and_a_stop_leaves_nothing(name: str) -> None:
 @every_weight_method
 def test_accumulating_4_x_2_is_8_x_1(name: str) -> None:
     # 11 rows, 8 a step: the second step's accumulation ends early (2 + 1 of 4 forwards).
-    request = Request(forget=rows(11, "forget"), retain=rows(11, "retain"))
+    request = Request(forget=rows(11, "forget"), retain=rows(11, "retain"), subjects=("forget",))
     sgd: dict[str, Any] = {"optimizer": "sgd", "weight_decay": 0, "learning_rate": 0.05, "epochs": 1}
     one, other = (
         fit(name, required(name), request=request, forget_batch=b, retain_batch=b, accumulation=8 // b, **sgd)
@@ -171,7 +174,7 @@ def test_resuming_changes_nothing(name: str, tmp_path: Path) -> None:
 @every_weight_method
 def test_it_says_when_retain_rows_are_missing(name: str) -> None:
     method: Any = make_method(name, required(name))
-    alone = Request(forget=REQUEST.forget)
+    alone = Request(forget=REQUEST.forget, subjects=REQUEST.subjects)
     if method.uses_retain:
         with pytest.raises(RequestError, match="--retain FILE"):
             fit(method, request=alone)

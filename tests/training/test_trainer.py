@@ -95,7 +95,7 @@ def test_accumulating_4_x_2_is_8_x_1(tmp_path: Path, method: str, parameters: st
         assert moved > 1e-3  # so that the tolerance above means something
 
 
-@pytest.mark.parametrize("method", [name for name in method_names() if get_method(name).family == "weights"])
+@pytest.mark.parametrize("method", [name for name in method_names() if issubclass(get_method(name), WeightMethod)])
 def test_cutting_a_forward_by_length_changes_no_update(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

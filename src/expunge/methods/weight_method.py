@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from expunge.training.alternatives import Context
     from expunge.training.run import Run
     from expunge.training.step import Step
+    from expunge.training.teaching import Teaching
 
 SideName = Literal["forget", "alternative", "retain"]
 Sides = frozenset[SideName]
@@ -77,6 +78,11 @@ class WeightMethod(Method):
         """For each forget row the rows with another answer that the loss reads beside it; none unless overridden."""
         return [()] * len(forget)
 
+    def teaching(self, request: Request) -> Teaching | None:  # noqa: ARG002
+        """The rows that stand in for the forget rows, and the distributions that they are taught
+        (``step.forget.teacher_kl``); None for a loss on the forget rows' own answers."""
+        return None
+
     def check_rows(self, forget: Sequence[Row], retain: Sequence[Row]) -> None:
         """Raise what :meth:`alternatives` would raise about these rows, before anything is run."""
 
@@ -126,7 +132,16 @@ class WeightMethod(Method):
         from expunge.training.fit import check_weights
 
         # what is only worth a warning is said once, by fit
-        check_weights(self, model, tokenizer, forget=request.forget, retain=request.retain, run=run, aloud=False)
+        check_weights(
+            self,
+            model,
+            tokenizer,
+            forget=request.forget,
+            retain=request.retain,
+            run=run,
+            aloud=False,
+            teaching=self.teaching(request),
+        )
 
     def fit(
         self,
@@ -138,7 +153,15 @@ class WeightMethod(Method):
     ) -> Erasure:
         from expunge.training.fit import fit_weights
 
-        return fit_weights(self, model, tokenizer, forget=request.forget, retain=request.retain, run=run)
+        return fit_weights(
+            self,
+            model,
+            tokenizer,
+            forget=request.forget,
+            retain=request.retain,
+            run=run,
+            teaching=self.teaching(request),
+        )
 
 
 @method_fields

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from expunge.data.template import Template
 from expunge.distributed import processes
 from expunge.erasures.adapter import Adapter, base_digest, carries_adapter, lora_config, with_lora
 from expunge.erasures.manifest import Manifest
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from expunge.requests import Row
     from expunge.training.settings import TrainingSettings
+    from expunge.training.teaching import Teaching
 
 log = logging.getLogger("expunge")
 
@@ -62,11 +64,13 @@ def fit_weights(
     retain: Sequence[Row],
     run: Run | None = None,
     lead: str = "forget",
+    teaching: Teaching | None = None,
 ) -> WeightChange | Adapter:
     """Train ``method`` on rows and return the difference; ``model`` ends exactly as it began.
 
     With ``run.folder`` the loop writes ``training.jsonl`` there and resumes from the last whole checkpoint of a killed
-    run of the same settings. ``lead`` names the rows that make an epoch (``retain`` for plain fine-tuning on rows).
+    run of the same settings. ``lead`` names the rows that make an epoch (``retain`` for plain fine-tuning on rows);
+    ``teaching``, from a method that teaches distributions, the rows that stand in for the forget rows.
 
     Raises:
         RequestError: the method reads retain rows and there are none.
@@ -75,7 +79,9 @@ def fit_weights(
     """
     run = run or Run()
     settings = run.settings
-    sides = check_weights(method, model, tokenizer, forget=forget, retain=retain, run=run, lead=lead, aloud=False)
+    sides = check_weights(
+        method, model, tokenizer, forget=forget, retain=retain, run=run, lead=lead, aloud=False, teaching=teaching
+    )
     for side in sides.values():
         side.say_what_is_cut(max_tokens(model, settings.max_length))
     schedule = _schedule(method, model, settings, sides, lead)
@@ -91,7 +97,7 @@ def fit_weights(
     )
     with preserved_randomness():
         loop = Loop(method, schedule, sides, tokenizer, run, manifest)
-        loop.prepare(model)
+        loop.prepare(model, teaching)
         if settings.parameters == "lora":
             return _fit_adapter(model, tokenizer, manifest, loop)
         return _fit_full(model, tokenizer, manifest, loop)
@@ -107,6 +113,7 @@ def check_weights(
     run: Run | None = None,
     lead: str = "forget",
     aloud: bool = True,
+    teaching: Teaching | None = None,
 ) -> dict[str, Rowset]:
     """Everything that :func:`fit_weights` asks of its input, and both sides' rows as examples; with ``aloud`` its
     warnings about the run's length too."""
@@ -141,6 +148,8 @@ def check_weights(
         )
     check_optimizer(settings, model.device)
     limit = max_tokens(model, settings.max_length)
+    if teaching is not None:
+        forget = teaching.rows(forget, tokenizer, Template.of(tokenizer, run.template), limit)
     sides = {
         "forget": Rowset(forget, tokenizer, run, limit),
         "retain": Rowset(retain if method.uses_retain else (), tokenizer, run, limit),

@@ -8,8 +8,9 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     from expunge.requests import Row
     from expunge.training.settings import TrainingSettings
+    from expunge.training.teaching import Teaching
 
 log = logging.getLogger("expunge")
 
@@ -101,9 +103,10 @@ class Loop:
         self.rows = Rows(sides["forget"].examples, sides["retain"].examples)
         self.key, self.reference_seconds = "", 0.0
         self.state: dict[str, float] = {}
+        self.taught: dict[str, Any] = {}
 
-    def prepare(self, model: PreTrainedModel) -> None:
-        """Make the alternatives' rows: what they say may come from the target itself."""
+    def prepare(self, model: PreTrainedModel, teaching: Teaching | None = None) -> None:
+        """Make the alternatives' rows, and what is taught: what they say may come from the target itself."""
         settings = self.run.settings
         template = Template.of(self.tokenizer, self.run.template)
         context = Context(
@@ -120,7 +123,12 @@ class Loop:
         ready = iter(flat)
         alternatives = [[next(ready) for _ in some] for some in found]
         self.rows = Rows(self.rows.forget, self.rows.retain, alternatives)
-        self.key = _key(self.manifest, [*self.rows.forget, *self.rows.retain, *flat])
+        store = None if teaching is None else teaching.targets(self.sides["forget"].rows, self.rows.forget, context)
+        if store is not None:
+            self.rows = replace(self.rows, taught=store.rows())
+            self.taught = store.summary()
+        facts = None if store is None else store.facts
+        self.key = _key(self.manifest, [*self.rows.forget, *self.rows.retain, *flat], facts)
 
     @property
     def sharded(self) -> bool:
@@ -234,6 +242,8 @@ class Loop:
         """What the manifest records beside what changed: the time that the references took, and the state that the
         method ended with."""
         found: dict[str, Any] = {"reference_seconds": self.reference_seconds} if self.reference_seconds else {}
+        if self.taught:
+            found["teacher"] = self.taught
         return {**found, "state": self.state} if self.state else found
 
     def _labels(self, micro: Micro) -> list[str]:
@@ -290,9 +300,11 @@ def _checkpoints(folder: Path | None, key: str) -> Iterator[Path]:
     yield path
 
 
-def _key(manifest: Manifest, examples: Sequence[Example]) -> str:
+def _key(manifest: Manifest, examples: Sequence[Example], taught: Mapping[str, Any] | None) -> str:
     """A name for everything that decides a training run, so that no run resumes from another's checkpoint."""
     digest = hashlib.sha256(json.dumps(manifest.to_json(), sort_keys=True).encode())
+    if taught is not None:
+        digest.update(json.dumps(taught, sort_keys=True).encode())
     for example in examples:
         digest.update(f"{example.input_ids}{example.answer_start}".encode())
     return digest.hexdigest()[:16]

@@ -9,18 +9,24 @@ from typing import TYPE_CHECKING
 from expunge.data.encode import Example
 from expunge.training.schedule import Micro
 from expunge.training.scoring import Layout
+from expunge.training.teaching import Taught
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from expunge.methods.weight_method import WeightMethod
+    from expunge.teachers.sparse_rows import SparseRows
 
 
 @dataclass(frozen=True)
 class Rows:
-    """``alternatives`` holds, for each forget row, the same prompt with other answers."""
+    """``alternatives`` holds, for each forget row, the same prompt with other answers; ``taught``, where a method
+    teaches distributions, for each forget row which of its answer's tokens are taught which."""
 
     forget: Sequence[Example]
     retain: Sequence[Example]
     alternatives: Sequence[Sequence[Example]] = field(default_factory=tuple)
+    taught: Sequence[tuple[Tensor, SparseRows]] = ()
 
     @property
     def any(self) -> Example:
@@ -54,5 +60,10 @@ class Rows:
             owner=tuple(owner),
             forget_rows=len(micro.forget) if forget or others else 0,
             epoch=micro.epoch,
+            taught=tuple(len(self.taught[i][0]) for i in micro.forget) if forget and self.taught else (),
         )
         return examples, layout
+
+    def lesson(self, micro: Micro, layout: Layout) -> Taught | None:
+        """What the answer tokens of such a batch are taught; None where nothing is."""
+        return Taught.of(layout.lengths, [self.taught[i] for i in micro.forget]) if layout.taught else None

@@ -23,6 +23,7 @@ from expunge.errors import TrainingError
 from expunge.models.halves import Forward, Halves, replaced
 from expunge.training.head_gradient import Attached, Sink
 from expunge.training.step import Logits, Side, Step, TokenFunction, Totals
+from expunge.training.teaching import Taught
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,13 +43,15 @@ _LEAST_TOKENS = 128  # with fewer, adding to a large head's gradient costs more 
 class Layout:
     """Which row of a batch is what: its rows are forget rows, alternatives in the order of their forget rows, and
     retain rows. lengths [B] answer tokens of each; owner [A] the forget row of each alternative; counts (F, A, R),
-    where F is 0 if the forget rows' own answers are not scored; forget_rows the number of them in either case."""
+    where F is 0 if the forget rows' own answers are not scored; forget_rows the number of them in either case; taught
+    the answer tokens of each of the first rows that are taught a distribution."""
 
     lengths: tuple[int, ...]
     counts: tuple[int, int, int]
     owner: tuple[int, ...] = ()
     forget_rows: int = 0
     epoch: int = 0
+    taught: tuple[int, ...] = ()
 
     @cached_property
     def token_starts(self) -> list[int]:
@@ -86,12 +89,14 @@ class Layout:
 @dataclass(frozen=True)
 class Reference:
     """What the frozen target says about a batch: logps [B] summed per row; states [N, H] at its answer tokens with the
-    ``head`` that belongs to them (None: the model's own, which is not trained); layer_states [M, H]."""
+    ``head`` that belongs to them (None: the model's own, which is not trained); layer_states [M, H]. ``taught`` is what
+    a teacher says about its answer tokens."""
 
     logps: Tensor | None = None
     states: Tensor | None = None
     head: Forward | None = None
     layer_states: Tensor | None = None
+    taught: Taught | None = None
 
 
 @dataclass(frozen=True)
@@ -166,9 +171,11 @@ def score_answers(halves: Halves, states: Tensor, batched: Batched, forward: For
         places = torch.cat([torch.arange(starts[begin], starts[end], device=states.device) for begin, end in spans])
         # where the head alone is trained, its gradient is made on the way to one that nobody wants
         part = states.detach()[places].requires_grad_(states.requires_grad or bool(sink.taken))
-        given = None if batched.reference.states is None else batched.reference.states[places]
+        reference = batched.reference
+        given = None if reference.states is None else reference.states[places]
+        taught = None if reference.taught is None else reference.taught[places]
         source: _Source = (_Kept if len(places) <= batched.most_tokens else _Pieces)(
-            halves, part, given, batched.reference.head, sink.forward, forward, batched.most_tokens
+            halves, part, given, reference.head, taught, sink.forward, forward, batched.most_tokens
         )
         offset = 0
         at: dict[SideName, tuple[int, int]] = {}
@@ -243,12 +250,14 @@ class _Sums:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the logits of a part's tokens come from: its states, and the frozen target's states with their head."""
+    """Where the logits of a part's tokens come from: its states, and the frozen target's states with their head; and
+    what the tokens are taught."""
 
     halves: Halves
     states: Tensor
     reference_states: Tensor | None
     reference_head: Forward | None
+    taught: Taught | None
     head: Forward | None
     forward: Forward | None
     most_tokens: int
@@ -263,7 +272,14 @@ class _Source:
         with torch.no_grad():
             return self.halves.logits(given[begin:end], head=self.reference_head, forward=self.forward)
 
-    def values(self, function: TokenFunction, labels: Tensor, begin: int, end: int, *, reference: bool) -> Tensor:
+    def lesson(self, begin: int, end: int) -> Taught:
+        if self.taught is None:
+            raise TrainingError("this loss reads a teacher, and its method's teaching gave none.")
+        return self.taught[begin:end]
+
+    def values(
+        self, function: TokenFunction, labels: Tensor, begin: int, end: int, *, reference: bool, teacher: bool
+    ) -> Tensor:
         raise NotImplementedError
 
 
@@ -279,12 +295,16 @@ class _Kept(_Source):
     def _references(self) -> dict[tuple[int, int], Tensor]:
         return {}
 
-    def values(self, function: TokenFunction, labels: Tensor, begin: int, end: int, *, reference: bool) -> Tensor:
-        arguments = [self._logits[begin:end], labels]
+    def values(
+        self, function: TokenFunction, labels: Tensor, begin: int, end: int, *, reference: bool, teacher: bool
+    ) -> Tensor:
+        arguments: list[Any] = [self._logits[begin:end], labels]
         if reference:
             if (begin, end) not in self._references:
                 self._references[begin, end] = self.reference(begin, end)
             arguments.append(self._references[begin, end])
+        if teacher:
+            arguments.append(self.lesson(begin, end))
         return function(*arguments)
 
 
@@ -292,15 +312,19 @@ class _Kept(_Source):
 class _Pieces(_Source):
     """A few tokens at a time, computed again for the gradient: for rows whose own logits exceed the limit."""
 
-    def values(self, function: TokenFunction, labels: Tensor, begin: int, end: int, *, reference: bool) -> Tensor:
+    def values(
+        self, function: TokenFunction, labels: Tensor, begin: int, end: int, *, reference: bool, teacher: bool
+    ) -> Tensor:
         found = []
         for first in range(begin, end, self.most_tokens):
             last = min(first + self.most_tokens, end)
 
             def piece(states: Tensor, labels: Tensor, first: int = first, last: int = last) -> Tensor:
-                arguments = [self.halves.logits(states, head=self.head, forward=self.forward), labels]
+                arguments: list[Any] = [self.halves.logits(states, head=self.head, forward=self.forward), labels]
                 if reference:
                     arguments.append(self.reference(first, last))
+                if teacher:
+                    arguments.append(self.lesson(first, last))
                 return function(*arguments)
 
             states, some = self.states[first:last], labels[first - begin : last - begin]
@@ -318,14 +342,14 @@ class _Slice(Logits):
     labels: Tensor
     has_reference: bool
 
-    def per_token(self, function: TokenFunction, *, reference: bool) -> Tensor:
+    def per_token(self, function: TokenFunction, *, reference: bool, teacher: bool = False) -> Tensor:
         if reference and not self.has_reference:
             raise TrainingError("this loss reads reference logits; name the side in its method's reference_logits.")
         if self.begin == self.end:
             # no token, and yet a part of the graph, so that a sum over nothing has a gradient: zero
             return self.source.states[:0].sum(-1).float()
         labels = self.labels[self.begin : self.end]
-        return self.source.values(function, labels, self.begin, self.end, reference=reference)
+        return self.source.values(function, labels, self.begin, self.end, reference=reference, teacher=teacher)
 
 
 def most_tokens(device: torch.device, vocabulary: int) -> int:

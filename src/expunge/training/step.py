@@ -11,26 +11,30 @@ from torch import Tensor
 
 from expunge.errors import TrainingError
 from expunge.models.logprobs import token_logps
+from expunge.training.teaching import taught_divergence
 
 TokenFunction = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Answer tokens and rows of the whole accumulated batch, over all processes: the denominators of every mean."""
+    """Answer tokens, rows and tokens that are taught a distribution of the whole accumulated batch, over all processes:
+    the denominators of every mean."""
 
     tokens: Tensor | float
     rows: Tensor | float
+    taught: Tensor | float = 1.0
 
 
 class Logits:
     """The logits of some answer tokens, from which values per token are made.
 
     ``per_token(function, reference)`` -> [n]; ``function(logits [n, V] float32, labels [n])``, with ``reference`` a
-    third argument: the frozen target's logits [n, V]. It may be called on parts of the tokens.
+    third argument: the frozen target's logits [n, V], with ``teacher`` a last one: what they are
+    :class:`~expunge.training.teaching.Taught`. It may be called on parts of the tokens.
     """
 
-    def per_token(self, function: TokenFunction, *, reference: bool) -> Tensor:
+    def per_token(self, function: TokenFunction, *, reference: bool, teacher: bool = False) -> Tensor:
         raise NotImplementedError
 
 
@@ -82,16 +86,22 @@ class Side:
             raise TrainingError("this loss reads reference_logp; name the side in its method's reference_logps.")
         return self.reference
 
-    def per_token(self, function: TokenFunction, *, reference: bool = False) -> Tensor:
-        """[N] ``function(logits [n, V], labels [n])`` (with ``reference`` also the target's logits [n, V]) of every
-        token; the function treats tokens independently, so that it can be called on parts of them."""
+    def per_token(self, function: TokenFunction, *, reference: bool = False, teacher: bool = False) -> Tensor:
+        """[N] ``function(logits [n, V], labels [n])`` (with ``reference`` also the target's logits [n, V], with
+        ``teacher`` also what is taught) of every token; the function treats tokens independently, so that it can be
+        called on parts of them."""
         if self.logits is None:
             raise TrainingError("this loss reads logits, and its method reads a layer, so there are none.")
-        return self.logits.per_token(function, reference=reference)
+        return self.logits.per_token(function, reference=reference, teacher=teacher)
 
     def kl(self) -> Tensor:
         """[N] KL(p_ref || p_theta) at each token, in nats; at least 0 up to rounding."""
         return self.per_token(kl_divergence, reference=True)
+
+    def teacher_kl(self) -> Tensor:
+        """[N] KL(teacher || p_theta), in nats, at each token that the method's teaching has a distribution for; 0 at
+        the others."""
+        return self.per_token(taught_divergence, teacher=True)
 
     @property
     def states(self) -> Tensor:
@@ -106,6 +116,11 @@ class Side:
     def mean_over_tokens(self, values: Tensor) -> Tensor:
         """This part's share of the mean of ``values`` [N] over all answer tokens of the accumulated batch."""
         return values.sum() / self.totals.tokens
+
+    def mean_over_taught(self, values: Tensor) -> Tensor:
+        """This part's share of the mean of ``values`` [N], 0 where nothing is taught, over all taught tokens of the
+        accumulated batch."""
+        return values.sum() / self.totals.taught
 
     def mean_over_rows(self, values: Tensor) -> Tensor:
         """This part's share of the mean of ``values`` [B] over all rows of the accumulated batch."""

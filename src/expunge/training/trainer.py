@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -142,15 +143,16 @@ class UnlearningTrainer(SavingTrainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """The forwards of one optimizer step and, over all processes, answer tokens and rows of each side [6] (handed
-        on as ``num_items_in_batch``)."""
+        """The forwards of one optimizer step and, over all processes, answer tokens, rows and taught tokens of each
+        side [9] (handed on as ``num_items_in_batch``)."""
         samples = [sample for _, sample in zip(range(num_batches), epoch_iterator, strict=False)]
-        counts = torch.zeros(len(SIDES), 2)
+        counts = torch.zeros(len(SIDES), 3)
         for sample in samples:
             layout: Layout = sample["layout"]
             for side in range(len(SIDES)):
                 begin, end = layout.rows_of(side)
-                counts[side] += torch.tensor([sum(layout.lengths[begin:end]), end - begin])
+                some = [sum(layout.lengths[begin:end]), end - begin, sum(layout.taught[begin:end])]
+                counts[side] += torch.tensor(some)
         totals = self.accelerator.reduce(counts.flatten().to(device), reduction="sum")
         return samples, totals
 
@@ -173,13 +175,13 @@ class UnlearningTrainer(SavingTrainer):
             raise TrainingError("the Trainer passed no counts; this release of transformers is not supported.")
         given, answers = inputs["inputs"], inputs["answers"]
         examples, layout = inputs["examples"], inputs["layout"]
-        totals = num_items_in_batch.clamp(min=1).view(len(SIDES), 2)
+        totals = num_items_in_batch.clamp(min=1).view(len(SIDES), 3)
         batched = Batched(
             method=self.method,
             layout=layout,
             labels=given["input_ids"][:, 1:][answers[:, 1:]],
             totals={name: Totals(*totals[side]) for side, name in enumerate(SIDES)},
-            reference=self._reference(examples, layout, answers.device),
+            reference=self._reference(inputs["micro"], examples, layout, answers.device),
             state=self.state_values,
             most_tokens=self._most_tokens,
         )
@@ -220,11 +222,15 @@ class UnlearningTrainer(SavingTrainer):
         # Data-parallel processes average their gradients; the counts already span all of them.
         return found["loss"] * self.accelerator.num_processes
 
-    def _reference(self, examples: Sequence[Example], layout: Layout, device: torch.device) -> Reference:
-        """What the frozen target says about the rows of a forward."""
-        if self._target is None or not examples:
+    def _reference(self, micro: Micro, examples: Sequence[Example], layout: Layout, device: torch.device) -> Reference:
+        """What the frozen target, and a teacher, say about the rows of a forward."""
+        if not examples:
             return Reference()
-        return self._target.of(examples, layout, collate(examples, self._pad_id).to(device))
+        lesson = self._rows.lesson(micro, layout)
+        taught = None if lesson is None else lesson.to(device)
+        if self._target is None:
+            return Reference(taught=taught)
+        return replace(self._target.of(examples, layout, collate(examples, self._pad_id).to(device)), taught=taught)
 
     def after_step(self) -> None:
         """Let the method bring its state up to date after an optimizer step."""
