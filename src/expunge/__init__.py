@@ -12,11 +12,12 @@ __version__ = "0.1.0"
 
 # ruff: noqa: F401 - for type checkers; at run time each name is imported on first use
 if TYPE_CHECKING:
+    from expunge.commands.audit import audit
     from expunge.commands.demo import demo
     from expunge.commands.evaluate import evaluate
     from expunge.commands.export import export
     from expunge.commands.forget import forget, run
-    from expunge.commands.listings import list_methods, list_suites
+    from expunge.commands.listings import list_audits, list_methods, list_suites
     from expunge.commands.negate import negate
     from expunge.commands.plan import plan
     from expunge.commands.probe import probe
@@ -39,6 +40,7 @@ _PUBLIC = {
     "Row": "expunge.requests",
     "Run": "expunge.training.run",
     "TrainingSettings": "expunge.training.settings",
+    "audit": "expunge.commands.audit",
     "demo": "expunge.commands.demo",
     "evaluate": "expunge.commands.evaluate",
     "export": "expunge.commands.export",
@@ -48,6 +50,7 @@ _PUBLIC = {
     "load_model": "expunge.models.loading",
     "load_tokenizer": "expunge.models.loading",
     "make_method": "expunge.methods.registry",
+    "list_audits": "expunge.commands.listings",
     "list_methods": "expunge.commands.listings",
     "negate": "expunge.commands.negate",
     "plan": "expunge.commands.plan",

@@ -20,14 +20,17 @@ VERBS = (
     "run",
     "train",
     "evaluate",
+    "audit",
     "report",
     "export",
     "negate",
     "probe",
     "methods",
     "suites",
+    "audits",
     "world",
     "guards",
+    "teacher",
 )
 QUICK = ("training.max_steps=1", "training.accumulation=1", "training.max_new_tokens=2", "suite.limit=2")
 

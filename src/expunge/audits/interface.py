@@ -66,7 +66,7 @@ class Audited:
         others = [model for model in (self.erased, self.retrained) if model is not None]
         if any(model is self.target for model in others) or len({id(model) for model in others}) < len(others):
             raise ConfigError("one model was passed in two roles. Load each model by itself.")
-        carrying = [name for name in self.models if name != "erased" and _carries(getattr(self, name))]
+        carrying = [name for name in self.models if name != "erased" and _carried(getattr(self, name))]
         if carrying:
             raise ConfigError(
                 f"the {' and the '.join(carrying)} model carries an erasure. Leave the context that applied it, and "
@@ -80,8 +80,12 @@ class Audited:
 
     @property
     def kind(self) -> Kind | None:
-        """The erasure's family; None where the erased model is one of its own."""
-        return None if self.erasure is None else self.erasure.kind
+        """The erasure's family; None where the erased model is one of its own. Of several that are applied to the
+        erased model one that acts at inference, if any."""
+        if self.erasure is not None:
+            return self.erasure.kind
+        applied = _carried(self.erased)
+        return next((kind for kind in applied if kind != "weights"), applied[0] if applied else None)
 
     @property
     def at_inference(self) -> bool:
@@ -106,7 +110,7 @@ class Audited:
 
         if name not in self.models:
             raise ModelError(f"there is no {name} model in this audit: it has {', '.join(self.models)}.")
-        if name != "retrained" and self.erasure is not None and _carries(self.target):
+        if name != "retrained" and self.erasure is not None and _carried(self.target):
             raise ModelError(f"the {name} model was asked for inside the context that has the erasure applied.")
         if name == "erased" and self.erasure is not None:
             with self.erasure.applied(self.target) as applied, evaluating(applied):
@@ -129,10 +133,11 @@ class Audited:
             yield model
 
 
-def _carries(model: PreTrainedModel) -> bool:
+def _carried(model: PreTrainedModel | None) -> tuple[Kind, ...]:
+    """The kinds of the erasures that are applied to the model."""
     from expunge.models.state import APPLIED
 
-    return bool(getattr(model, APPLIED, ()))
+    return tuple(getattr(model, APPLIED, ()))
 
 
 @dataclass(frozen=True)

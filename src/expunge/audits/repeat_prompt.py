@@ -45,7 +45,7 @@ class RepeatPrompt(Audit):
 
         progress(0, 1, "repeat prompt")
         found = repeat_prompt(
-            audited.target,
+            audited.target if audited.erased is None else audited.erased,  # which carries its guard
             audited.tokenizer,
             [row for row in audited.request.forget if row.prompt.strip()],
             erasure=audited.erasure,

@@ -1,4 +1,4 @@
-"""``expunge methods`` and ``expunge suites``."""
+"""``expunge methods``, ``expunge suites`` and ``expunge audits``."""
 
 from __future__ import annotations
 
@@ -58,6 +58,21 @@ def suites(name: Name = None, as_json: options.AsJson = False) -> None:
         console = Console()
         console.print()
         console.print(metrics)
+
+
+def audits(name: Name = None, as_json: options.AsJson = False) -> None:
+    """The audits, or one of them with its control and options."""
+    from expunge.commands.listings import list_audits
+
+    found = list_audits(name)
+    if as_json:
+        display.print_json(found if name is None else found[0])
+    elif name is None:
+        _overview([{**one, "runs": "by default" if one["by_default"] else "when named"} for one in found], "runs")
+    else:
+        _fields(found[0], f"audits.{name}")
+        needed = " Without a retrained model it makes no claim." if found[0]["needs_retrained"] else ""
+        Console().print(f"\nJudged by: {found[0]['control']}.{needed}", markup=False, highlight=False)
 
 
 def _overview(found: list[dict[str, Any]], kind: str) -> None:

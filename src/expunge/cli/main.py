@@ -16,7 +16,22 @@ from typing import Annotated, NoReturn
 import typer
 
 from expunge import distributed
-from expunge.cli import demo, evaluate, export, forget, guards, listings, negate, probe, report, run, train, world
+from expunge.cli import (
+    audit,
+    demo,
+    evaluate,
+    export,
+    forget,
+    guards,
+    listings,
+    negate,
+    probe,
+    report,
+    run,
+    teacher,
+    train,
+    world,
+)
 from expunge.errors import ExpungeError, InputError
 
 _INTERRUPTED = 130
@@ -51,14 +66,17 @@ def _common(
     pass
 
 
-for _verb in (demo.demo, forget.forget, run.run, train.train, evaluate.evaluate, report.report, export.export):
+_VERBS = (demo.demo, forget.forget, run.run, train.train, evaluate.evaluate, audit.audit, report.report)
+for _verb in (*_VERBS, export.export):
     app.command()(_verb)
 app.command()(negate.negate)
 app.command()(probe.probe)
 app.command()(listings.methods)
 app.command()(listings.suites)
+app.command()(listings.audits)
 app.add_typer(world.app, name="world")
 app.add_typer(guards.app, name="guards")
+app.add_typer(teacher.app, name="teacher")
 
 
 def main() -> None:

@@ -127,6 +127,9 @@ class AuditTable:
     notes: tuple[tuple[str, str], ...]
 
 
+_NOT_NOTES = ("rows", "verdict", "sentence", "schema", "curves", "samples")
+
+
 def audit_tables(audits: dict[str, Any] | None) -> list[AuditTable]:
     """Every audit of ``audits.json``: entries of the form of ``scores.json``, under ``audits`` or at the top
     level."""
@@ -136,7 +139,14 @@ def audit_tables(audits: dict[str, Any] | None) -> list[AuditTable]:
     entries = nested if isinstance(nested, dict) else audits
     if isinstance(entries.get("rows"), dict):
         entries = {"audits": entries}
-    return [_audit(name, entry) for name, entry in entries.items() if isinstance(entry, dict)]
+    tables = [_audit(name, entry) for name, entry in entries.items() if isinstance(entry, dict)]
+    first = audits.get("first")
+    if isinstance(first, str):
+        tables.insert(0, AuditTable("Know first", first, (), (), ()))
+    reasons = audits.get("left_out")
+    if isinstance(nested, dict) and isinstance(reasons, dict) and reasons:
+        tables.append(AuditTable("Left out", "", (), (), tuple((str(name), str(why)) for name, why in reasons.items())))
+    return tables
 
 
 def _audit(name: str, entry: dict[str, Any]) -> AuditTable:
@@ -145,7 +155,7 @@ def _audit(name: str, entry: dict[str, Any]) -> AuditTable:
     keys = metric_order(list(dict.fromkeys(key for model in models for key in rows[model])))
     verdict = entry.get("verdict")
     words = verdict.get("sentence", "") if isinstance(verdict, dict) else verdict or entry.get("sentence", "")
-    rest = {k: v for k, v in entry.items() if k not in ("rows", "verdict", "sentence", "schema")}
+    rest = {k: v for k, v in entry.items() if k not in _NOT_NOTES}
     if isinstance(verdict, dict):
         rest |= {k: v for k, v in verdict.items() if k != "sentence"}
     return AuditTable(

@@ -42,7 +42,8 @@ def test_standardised_log_probabilities() -> None:
     found = standardised(
         np.array([-two, -2 * two, -3.0]), np.array([-1.5 * two] * 2 + [-3.0]), np.array([two / 2] * 2 + [0])
     )
-    np.testing.assert_allclose(found, [1.0, -1.0, 0.0])
+    np.testing.assert_allclose(found, [1.0, -1.0, np.nan])
+    assert least_share(found, 100) == pytest.approx(0.0)  # what is undefined is left out
 
 
 def test_auc_counts_ties_as_half() -> None:

@@ -164,7 +164,7 @@ def _verdict(
     if sure:
         part, metric = max(sure, key=lambda key: gained[key].statistic)
         best = f" With the best way for each row it is {_plus_minus(gained[part, metric])} in {_WORDS[metric]}."
-        more = " and ".join(_WORDS[metric] for metric in dict.fromkeys(metric for _, metric in sure))
+        more = ", ".join(_WORDS[metric] for metric in dict.fromkeys(metric for _, metric in sure))
         asked = ", ".join(f"{_WORDS[metric]} {_plus_minus(one)}" for metric, one in plainly.items())
         known = any(one.sure for one in plainly.values())
         end = (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -93,10 +94,9 @@ def compare(erased: np.ndarray, retrained: np.ndarray, target: np.ndarray, *, te
     more = beyond(erased[defined], retrained[defined], tests=tests)
     if not defined.any():
         return Compared(np.nan, np.nan, np.nan, more, False)
-    means = [float(values[defined].mean()) for values in (erased, retrained, target)]
+    ours, control, whole = (float(values[defined].mean()) for values in (erased, retrained, target))
     surely = more.stderr is not None and more.value >= _LEAST and more.value > _ERRORS * more.stderr
-    back = surely and means[0] >= (means[1] + means[2]) / 2
-    return Compared(*means, more, back)
+    return Compared(ours, control, whole, more, surely and ours >= (control + whole) / 2)
 
 
 def _telling(one: Compared) -> tuple[bool, float]:
@@ -134,8 +134,9 @@ class Judged:
 
     def most(self, place: int) -> tuple[Metric, Compared]:
         """The metric that tells most at a level, of those by which knowledge is back if it is by some."""
-        every: list[Any] = list(self.found[place].items())
-        return max(every, key=lambda one: (one[1].back, *_telling(one[1])))
+        found = self.found[place]
+        metric = max(found, key=lambda one: (found[one].back, *_telling(found[one])))
+        return metric, found[metric]
 
 
 def coming_back_result(
@@ -213,12 +214,11 @@ def _verdict(audited: Audited, courses: Sequence[Course], rows: int, doubt: str)
         if beyond(*(first[model][0].answers.mean(metric) for model in ("target", "retrained")), tests=len(JUDGED)).sure  # type: ignore[arg-type]
     ]
     if not known:
-        return (
-            "no claim",
+        said = (
             f"The target itself knows surely no more of the {rows} rows than the retrained model, so nothing can come "
-            "back. Pass the rows that it was trained on.",
-            [],
+            "back. Pass the rows that it was trained on."
         )
+        return "no claim", said, []
     judged = [Judged(course, known, len(known) * sum(len(one.levels) for one in courses)) for course in courses]
     came = [one for one in judged if one.first is not None]
     still = f"Nothing comes back {_listed([one.course.never for one in judged if one.first is None])}."
@@ -273,8 +273,8 @@ def _said(metric: Metric, one: Compared, before: float | None = None) -> str:
     was = "" if before is None else f" ({before:.2f} before)"
     error = "" if one.more.stderr is None else f" ± {one.more.stderr:.2f}"
     return (
-        f"{_WORDS[metric]} is {one.erased:.2f} in the erased model{was}, {one.retrained:.2f} in the retrained one after "
-        f"the same (difference {one.more.value:+.2f}{error}) and {one.target:.2f} in the target"
+        f"{_WORDS[metric]} is {one.erased:.2f} in the erased model{was}, {one.retrained:.2f} in the retrained one "
+        f"after the same (difference {one.more.value:+.2f}{error}) and {one.target:.2f} in the target"
     )
 
 
@@ -300,7 +300,7 @@ def _back(judged: Judged) -> dict[str, Any]:
 
 
 def _figures(course: Course) -> list[dict[str, Any]]:
-    def series(values: Any) -> dict[str, Any]:
+    def series(values: Callable[[Seen], Any]) -> dict[str, Any]:
         return {
             model: [
                 [level.at, (one := _score(values(seen), 0)).value, one.stderr]
@@ -309,13 +309,19 @@ def _figures(course: Course) -> list[dict[str, Any]]:
             for model, every in course.seen.items()
         }
 
-    made = [(_WORDS[metric], metric, lambda seen, m=metric: seen.answers.mean(m)) for metric in METRICS]
+    made: list[tuple[str, str, Callable[[Seen], Any]]] = [
+        (_WORDS[metric], metric, partial(_mean, metric)) for metric in METRICS
+    ]
     if course.seen["erased"][0].kept is not None:
         made.append(("the probability of retain answers", "probability", lambda seen: seen.kept))
     return [
         {"title": f"{course.title}: {what}", "x": course.axis, "y": metric, "series": series(values)}
         for what, metric, values in made
     ]
+
+
+def _mean(metric: str, seen: Seen) -> np.ndarray:
+    return seen.answers.mean(metric)
 
 
 def _samples(rows: Sequence[Row], courses: Sequence[Course], judged: Sequence[Judged]) -> list[dict[str, Any]]:

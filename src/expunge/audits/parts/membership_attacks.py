@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from expunge.errors import ConfigError
 from expunge.evaluation.uncertainty import DRAWS, SEED, spread
 
+_LEAST = 1e-6  # nats: what is less is rounding
+
 
 def loss_score(logps: np.ndarray) -> float:
     """The mean log-probability of a text's tokens [T]; NaN without any. Yeom et al. (arXiv:1709.01604)."""
@@ -27,7 +29,8 @@ def zlib_score(logps: np.ndarray, text: str) -> float:
 
 
 def least_share(values: np.ndarray, percent: float) -> float:
-    """The mean of the lowest ``percent`` of ``values`` [T], at least one of them; NaN without any.
+    """The mean of the lowest ``percent`` of ``values`` [T], at least one of them; NaN without any. Undefined ones (NaN)
+    are left out.
 
     Of log-probabilities that is min-k% (Shi et al., arXiv:2310.16789), of :func:`standardised` ones min-k%++.
 
@@ -36,6 +39,7 @@ def least_share(values: np.ndarray, percent: float) -> float:
     """
     if not 0 < percent <= 100:
         raise ConfigError(f"min-k% with k = {percent}: k is a percentage above 0, up to 100.")
+    values = values[~np.isnan(values)]
     if not len(values):
         return float("nan")
     count = max(1, int(len(values) * percent / 100))
@@ -45,11 +49,12 @@ def least_share(values: np.ndarray, percent: float) -> float:
 def standardised(logps: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
     """[T] how far each token's log-probability is from what the model expects there, in standard deviations.
 
-    ``means`` and ``deviations`` [T] are those of log p(z) over tokens z drawn from p at each position. Where the model
-    expects one and the same whatever comes (no deviation), 0. Zhang et al., "Min-K%++" (arXiv:2404.02936).
+    ``means`` and ``deviations`` [T] are those of log p(z) over tokens z drawn from p at each position. NaN where there
+    is no deviation: all tokens are equally likely, as after a refusal, or one is certain. Zhang et al., "Min-K%++"
+    (arXiv:2404.02936).
     """
-    known = deviations > 0
-    return np.where(known, (logps - means) / np.where(known, deviations, 1.0), 0.0)
+    known = deviations > _LEAST
+    return np.where(known, (logps - means) / np.where(known, deviations, 1.0), np.nan)
 
 
 @dataclass(frozen=True)

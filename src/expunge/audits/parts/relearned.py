@@ -120,7 +120,7 @@ def _one_step(
         loss = -answer_logprobs(model, collate(examples, padding).to(input_device(model)), hits=False).logps.mean()
         if not bool(torch.isfinite(loss)):
             raise ModelError(
-                f"training the model again, the loss is {float(loss)}. Set a smaller audits.relearning.learning_rate."
+                f"training the model again, the loss is {loss.item()}. Set a smaller audits.relearning.learning_rate."
             )
         loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(own, _CLIP)

@@ -102,7 +102,12 @@ def round_to_nearest(weight: Tensor, most: int, group: int) -> Rounded:
 
 
 def _by_torchao(weight: Tensor, scheme: str, group: int) -> Rounded:
-    from torchao.quantization import IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
+    from torchao.quantization import (  # type: ignore[import-not-found]
+        IntxWeightOnlyConfig,
+        PerAxis,
+        PerGroup,
+        quantize_,
+    )
 
     size = min(group, weight.shape[-1])
     if scheme == "int4" and weight.shape[-1] % size:
@@ -110,10 +115,11 @@ def _by_torchao(weight: Tensor, scheme: str, group: int) -> Rounded:
             f"torchao rounds whole groups, and {weight.shape[-1]} inputs are no multiple of {size}. Set another group, "
             "or through=own."
         )
+    small: Any = torch.int4  # type: ignore[attr-defined]
     config: Any = (
         IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=PerAxis(0))
         if scheme == "int8"
-        else IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(size))
+        else IntxWeightOnlyConfig(weight_dtype=small, granularity=PerGroup(size))
     )
     rows = weight.detach().reshape(-1, weight.shape[-1])  # experts, too, have a scale for each output channel
     holder = torch.nn.Linear(rows.shape[1], rows.shape[0], bias=False, device="meta")
@@ -158,11 +164,11 @@ class Undone:
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Counts and shares of the changed weights; None where nothing changed or no codes are known."""
-        share = (
-            (lambda count: None) if not self.changed else lambda count: None if count is None else count / self.changed
-        )
         return {
             "changed": self.changed,
-            "share_of_same_value": share(self.same_value),
-            "share_of_same_code": share(self.same_code),
+            "share_of_same_value": self._share(self.same_value),
+            "share_of_same_code": self._share(self.same_code),
         }
+
+    def _share(self, count: int | None) -> float | None:
+        return None if count is None or not self.changed else count / self.changed

@@ -37,9 +37,12 @@ def treated(
     utility: int,
     progress: Progress,
 ) -> dict[ModelName, list[Seen]]:
-    """What the erased and the retrained model say to ``rows`` untouched, and then at each of ``levels`` with each of its
-    treatments (draws); with the probability of ``utility`` retain rows' answers, evenly spread, where there are retain
-    rows. The target stays untouched: it is what they are compared with."""
+    """What the erased and the retrained model say to ``rows`` untouched, and then at each of ``levels`` with each of
+    its treatments (draws).
+
+    With the probability of ``utility`` retain rows' answers, evenly spread, where there are retain rows. The target
+    stays untouched: it is what they are compared with.
+    """
     plain = plain_answers(audited, rows, progress=progress)
     found: dict[ModelName, list[Seen]] = {}
     for name in audited.models:

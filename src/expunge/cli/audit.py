@@ -1,0 +1,99 @@
+"""``expunge audit``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from expunge.cli import display, options
+
+if TYPE_CHECKING:
+    from expunge.audits.running import Findings
+
+_AUDIT_FAILED = 3
+
+
+def audit(
+    model: options.Model,
+    out: options.Out,
+    overrides: options.Overrides = None,
+    erasure: Annotated[
+        str | None, typer.Option(metavar="DIR", help="erasure or run folder to apply to the model")
+    ] = None,
+    erased: Annotated[
+        str | None, typer.Option(metavar="DIR|ID", help="or: another model, said to be the erased one")
+    ] = None,
+    retrained: options.Retrained = None,
+    audits: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="such as paraphrase,many_shot; see: expunge audits")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="begin no audit after that; the same command goes on")
+    ] = None,
+    forget: Annotated[
+        str | None, typer.Option("--forget", "-f", metavar="FILE", help="the rows that were to be forgotten")
+    ] = None,
+    retain: Annotated[
+        str | None, typer.Option("--retain", "-r", metavar="FILE", help="rows that were to be kept")
+    ] = None,
+    neighbours: Annotated[str | None, typer.Option(metavar="FILE", help="close facts that were to be kept")] = None,
+    holdout: Annotated[str | None, typer.Option(metavar="FILE", help="rows that no model was trained on")] = None,
+    subject: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="a name of what was forgotten; repeatable")
+    ] = None,
+    column: options.Columns = None,
+    template: options.Template = "auto",
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Is it gone, or only hidden? Try to bring back what was removed."""
+    display.set_logging(verbose)
+    from expunge.commands.audit import audit as run_audit
+
+    request: dict[str, Any] = {"forget": forget, "retain": retain, "neighbours": neighbours, "holdout": holdout}
+    request |= {"columns": options.parse_columns(column), "template": template, "subjects": subject or ()}
+    with display.progress_display() as progress:
+        found = run_audit(
+            model,
+            erasure=erasure,
+            erased=erased,
+            retrained=retrained,
+            request=request,
+            audits=audits,
+            budget=budget,
+            out=out,
+            overrides=overrides or (),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        display.print_json({"folder": str(out), **json.loads(json.dumps(found.as_dict()))})
+    else:
+        show_findings(found, out)
+    if found.failed:
+        raise typer.Exit(_AUDIT_FAILED)
+
+
+def show_findings(found: Findings, folder: Path) -> None:
+    """What a reader must know first, a line for each audit, and what did not run."""
+    console = Console()
+    if found.first is not None:
+        console.print(escape(found.first), highlight=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("audit", "verdict"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what it found")
+    for name, entry in found.audits.items():
+        table.add_row(name, entry["verdict"]["label"], escape(entry["verdict"]["sentence"]))
+    if found.audits:
+        console.print(table)
+    for name, reason in found.left_out.items():
+        console.print(escape(f"{name} left out: {reason}"), style="dim", highlight=False)
+    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)

@@ -1,0 +1,230 @@
+"""``expunge audit``: try to find or bring back what an erasure was to remove."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.audits.running import FILE, Findings, chosen_audits, run_audits
+from expunge.config.run_file import ModelSpec, RequestSpec, make_section
+from expunge.config.values import merged, parse_overrides, to_yaml
+from expunge.distributed import on_main
+from expunge.errors import ConfigError, did_you_mean
+from expunge.run_folder import RunFolder, environment
+from expunge.training.run import Progress, silent
+from expunge.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from expunge.methods.interface import Erasure
+    from expunge.requests import Request
+
+_SECTIONS = ("model", "request", "training", "retrained", "audits")
+
+
+def audit(
+    model: PreTrainedModel | str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    erasure: Erasure | str | Path | None = None,
+    erased: PreTrainedModel | str | Path | None = None,
+    retrained: PreTrainedModel | str | Path | None = None,
+    request: Mapping[str, Any] | Request | None = None,
+    audits: str | Iterable[str] | None = None,
+    budget: float | None = None,
+    out: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Findings:
+    """Audit a target and its erasure, or a target and another model that is said to be erased.
+
+    ``model`` is the target as it was before, ``retrained`` the control. Each may be a path, a hub id, ``world:NAME`` or
+    loaded; a loaded target needs its ``tokenizer``. ``request`` is a :class:`~expunge.Request`, or values of a run
+    file's ``request`` section. ``audits`` are names (``"paraphrase,many_shot"`` or a list); without them the default
+    set runs, and what does not apply is left out with the reason. ``overrides`` are dotted settings such as
+    ``training.max_length=256`` and ``audits.many_shot.shots=20``.
+
+    ``out`` receives ``audits.json``, written after each audit, and a report. The same call goes on where it stopped:
+    with what failed, and with what ``budget`` (seconds, after which no audit begins) did not allow.
+
+    Raises:
+        ConfigError: what was passed does not go together; an unknown audit or option.
+        OutputError: ``out`` holds something else, or all of these audits are done.
+    """
+    names = audits.split(",") if isinstance(audits, str) else None if audits is None else list(audits)
+    if budget is not None and budget <= 0:
+        raise ConfigError(f"budget={budget}: expected a number of seconds above 0.")
+    if (erasure is None) == (erased is None):
+        raise ConfigError(
+            "pass an erasure (--erasure DIR) or an erased model (--erased DIR), "
+            + ("not both." if erasure is not None else "to be audited beside the target.")
+        )
+    if not isinstance(model, str | Path) and tokenizer is None:
+        raise ConfigError("audit(model, ..) with a loaded model needs its tokenizer: pass tokenizer=.")
+    values = _sections(model, retrained, request, overrides)
+    options = {name: _options(name, value) for name, value in values["audits"].items()}
+    chosen = chosen_audits(None if names is None else [name.strip() for name in names], options)
+    wanted = make_section(RequestSpec, values["request"], "request")
+    settings = make_section(TrainingSettings, values["training"], "training")
+    specs = {name: make_section(ModelSpec, values[name], name) for name in ("model", "retrained") if values.get(name)}
+    text = to_yaml(
+        {
+            "model": _described(specs.get("model"), model),
+            "request": {**wanted.model_dump(mode="json"), **_digest(request)},
+            "training": settings.model_dump(mode="json"),
+            "retrained": _described(specs.get("retrained"), retrained),
+            "erasure": _described(None, erasure),
+            "erased": _described(None, erased),
+            "audits": {one.name: one.values() for one in chosen},
+        }
+    )
+    if out is not None:
+        on_main(lambda: _reopen(Path(out), text))
+        RunFolder.check(out, text, overwrite=overwrite)
+    audited = _load(specs, wanted, settings, model, tokenizer, erasure, erased, retrained, request, progress)
+    folder = None
+    if out is not None:
+        from expunge.models.fingerprint import fingerprint
+
+        folder = RunFolder.open(out, text, overwrite=overwrite)
+        target = fingerprint(audited.target, audited.tokenizer).as_dict()
+        folder.record(environment(seeds=(settings.seed,), data=audited.request.digest(), target=target))
+    found = run_audits(
+        audited,
+        chosen,
+        None if folder is None else folder.path,
+        named_by_user=names is not None,
+        budget=budget,
+        progress=progress,
+    )
+    if folder is not None:
+        from expunge.reports import report
+
+        path = folder.path
+        on_main(lambda: report([path]))
+    return found
+
+
+def _sections(model: Any, retrained: Any, request: Any, overrides: Iterable[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "request": dict(request) if isinstance(request, Mapping) else {},
+        "training": {},
+        "audits": {},
+    }
+    values |= {
+        name: {"path": str(one)}
+        for name, one in (("model", model), ("retrained", retrained))
+        if isinstance(one, str | Path)
+    }
+    given = parse_overrides(overrides)
+    for name in given:
+        if name not in _SECTIONS:
+            raise ConfigError(f"{name}: expunge audit has no such section. {did_you_mean(name, _SECTIONS)}")
+        if name not in values and name == "model":
+            raise ConfigError(f"{name}: it was passed loaded, so no setting can change it. Set it up, or pass a path.")
+    return merged(values, given)
+
+
+def _options(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"audits.{name}={value!r}: expected an option, such as audits.{name}.limit=20.")
+    return dict(value)
+
+
+def _digest(request: Any) -> dict[str, Any]:
+    return {"rows": request.digest()} if request is not None and not isinstance(request, Mapping) else {}
+
+
+def _described(spec: ModelSpec | None, given: Any) -> Any:
+    """A model or an erasure for ``run.yaml``: its settings, its path, or what was passed loaded."""
+    if spec is not None:
+        return spec.model_dump(mode="json")
+    if given is None:
+        return None
+    if isinstance(given, str | Path):
+        place = Path(given).expanduser()
+        return str(place.absolute() if place.exists() else given)
+    path = getattr(getattr(given, "config", None), "_name_or_path", "") or None
+    return {"path": path, "loaded": type(given).__name__}
+
+
+def _reopen(out: Path, text: str) -> None:
+    """Take back the report of these very audits where some of them failed or had no time: they go on."""
+    import json
+
+    run, done, page = out / "run.yaml", out / FILE, out / "report.html"
+    if page.is_file() and done.is_file() and run.is_file() and run.read_bytes() == text.encode():
+        try:
+            finished = json.loads(done.read_text(encoding="utf-8")).get("finished", True)
+        except ValueError:
+            return  # the report says what is wrong with it
+        if not finished:
+            page.unlink()
+
+
+def _load(
+    specs: Mapping[str, ModelSpec],
+    wanted: RequestSpec,
+    settings: TrainingSettings,
+    model: Any,
+    tokenizer: Any,
+    erasure: Any,
+    erased: Any,
+    retrained: Any,
+    request: Any,
+    progress: Progress,
+) -> Any:
+    """Everything that is audited, the cheap parts first."""
+    from expunge.audits.interface import Audited
+    from expunge.erasures.purpose import is_harmful_copy
+    from expunge.methods.interface import Erasure
+    from expunge.models.limits import max_tokens
+    from expunge.models.loading import load_model, load_tokenizer, tokens_at_most
+    from expunge.parts import fit_to, load_request, same_tokenizer
+
+    progress(0, 3, "loading")
+    words = tokenizer or load_tokenizer(specs["model"])
+    rows = load_request(wanted) if request is None or isinstance(request, Mapping) else request
+    most = (
+        tokens_at_most(specs["model"], settings.max_length)
+        if "model" in specs
+        else max_tokens(model, settings.max_length)
+    )
+    rows = fit_to(rows, words, most)
+    if isinstance(erasure, str | Path):
+        erasure = Erasure.load(_erasure_folder(Path(erasure)))
+    if erasure is not None:
+        erasure.tokenizer = words  # so that a target with another tokenizer is refused too
+        if is_harmful_copy(erasure.manifest):
+            raise ConfigError(
+                "this erasure is a harmful copy, made to be subtracted: negate it first (expunge negate)."
+            )
+    other = ModelSpec(path=str(erased)) if isinstance(erased, str | Path) else None  # type: ignore[call-arg]
+    for spec, role in ((other, "erased"), (specs.get("retrained"), "retrained")):
+        if spec is not None:
+            same_tokenizer(words, spec, role=role)
+    progress(1, 3, "loading")
+    target = load_model(specs["model"]) if "model" in specs else model
+    if erasure is not None:
+        with erasure.applied(target):
+            pass  # an erasure of another model is refused before anything is written
+    progress(2, 3, "loading")
+    return Audited(
+        target=target,
+        tokenizer=words,
+        request=rows,
+        erasure=erasure,
+        erased=load_model(other, role="erased") if other is not None else erased,
+        retrained=load_model(specs["retrained"], role="retrained") if "retrained" in specs else retrained,
+        template=wanted.template,
+        max_length=settings.max_length,
+        max_new_tokens=settings.max_new_tokens,
+        seed=settings.seed,
+    )
+
+
+def _erasure_folder(path: Path) -> Path:
+    return path / "erasure" if not (path / "manifest.json").is_file() and (path / "erasure").is_dir() else path
