@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,11 @@ from expunge.training.run import Run
 from expunge.worlds.interface import get_world
 
 FILE, PAGE = RESULTS / "people.json", Path(__file__).parent.parent / "docs" / "results_people.md"
-METHODS = ("causal_intervention", "whp", "prompt_distill", "npo", "grad_diff")
+CASES = {
+    "causal_intervention": ("causal_intervention", ()),
+    "causal_intervention, no invented people": ("causal_intervention", ("method.non_factual=0",)),
+    **{name: (name, ()) for name in ("whp", "prompt_distill", "npo", "grad_diff")},
+}
 WITHIN = 0.05
 """Leakage above the retrained model's at which a method is taken."""
 EPOCHS = 24  # at most: what has not forgotten then is taken as it is
@@ -60,9 +65,9 @@ class Bench:
         outputs = run_model(self.model, self.tokenizer, self.asked, max_new_tokens=24)
         return float(score(self.asked, target=outputs).rows["target"]["forget_leakage"].value)
 
-    def train(self, name: str, seed: int) -> dict[str, Any]:
+    def train(self, name: str, overrides: Sequence[str], seed: int) -> dict[str, Any]:
         """The scores at the first step whose leakage is within reach of the retrained model's."""
-        config = preset("people", name, seeds=[seed], overrides=[f"training.epochs={EPOCHS}"])
+        config = preset("people", name, seeds=[seed], overrides=[f"training.epochs={EPOCHS}", *overrides])
         enough = self.controls["retrained"]["forget_leakage"]["value"] + WITHIN
         found: dict[str, Any] = {"curve": []}
 
@@ -91,11 +96,11 @@ def measure(seeds: int) -> dict[str, Any]:
     before = bench.leakage()
     found: dict[str, Any] = {**bench.controls, "methods": {}}
     print(found, flush=True)
-    for name in METHODS:
+    for label, (name, overrides) in CASES.items():
         for seed in range(seeds):
-            one = bench.train(name, seed)
-            found["methods"].setdefault(name, []).append(one)
-            print(name, seed, one, flush=True)
+            one = bench.train(name, overrides, seed)
+            found["methods"].setdefault(label, []).append(one)
+            print(label, seed, one, flush=True)
             if bench.leakage() != before:
                 raise RuntimeError(f"{name} left the target changed")
     found["methods"]["unlearn_prompt"] = [bench.prompted()]
@@ -113,7 +118,7 @@ def page(found: dict[str, Any]) -> str:
         said = (_spread([float(step) for step in steps], "g") if any(steps) else "") + (" (not reached)" * bool(missed))
         cells = [_spread([one["scores"][key]["value"] for one in seeds], ".2f") for key in SHOWN]
         lines.append(f"| {name} | {said} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_TAIL, ""])
+    return "\n".join([*lines, _TAIL])
 
 
 def _spread(values: list[float], form: str) -> str:
@@ -129,7 +134,20 @@ _HEAD = [
     "step at which its greedy answers to the person's questions leak no more than the retrained model's plus",
     f"{WITHIN}; medians over seeds (smallest to largest).",
 ]
-_TAIL: list[str] = []
+_TAIL = """
+Greedy answers of 24 tokens to the 18 questions that were trained on; "other wording" asks the nine facts in a third one
+that no model saw. Hard retain are 30 questions on the town, school, teacher, employer and prize that the person's
+passages name, general retain 90 on other people (ROUGE-L recall).
+
+- **causal_intervention** leaves what the passages tell of others whole, as whp and npo do (30 questions do not tell
+  them apart), and costs the other people least. Its answers decline, as those of the retrained model do, which learned
+  to decline about strangers; npo and grad_diff invent an answer.
+- **grad_diff** lost hard retain in one seed of three; **unlearn_prompt** and the teacher of **prompt_distill** need a
+  model that follows instructions, which one of this size does not.
+- Every trained method keeps by the KL from the target, three times its weight. causal_intervention alone can also teach
+  passages about invented people (20 here), on which the target is to stay as it is; without them it costs the others
+  as much as whp, npo and grad_diff do.
+"""
 
 
 def main() -> None:

@@ -60,3 +60,20 @@ def test_limit_spreads_over_the_rows() -> None:
     assert suite.sets["retain"] == PLAIN[:1]
     with pytest.raises(ConfigError, match=r"suite\.limit=0: at least one row.*Set suite\.limit=null to score all"):
         suite_of_request.build(Request(forget=PLAIN), limit=0)
+
+
+def test_a_judge_adds_its_scores_to_the_sets_that_ask() -> None:
+    request = Request(forget=PLAIN[:2], retain=PLAIN[2:4], holdout=PLAIN[4:])
+    plain = suite_of_request.build(request)
+    judged = suite_of_request.build(request, answer_judge=["rules", "entailment"])
+    labels = ("leakage_judge", "answer_quality", "rejection", "hallucination_avoidance", "leakage_entailment")
+    assert set(judged.keys()) - set(plain.keys()) == {
+        f"{name}_{label}" for name in ("forget", "retain") for label in labels
+    }
+    assert [judge.label for judge in judged.answer_judges] == ["rules", "entailment"]
+    documents = Request(forget=(Row("", "Some text.", kind="document"),), retain=PLAIN[:1])
+    found = suite_of_request.build(documents, answer_judge="rules")
+    assert "plain documents" in found.unavailable["forget_leakage_judge"]
+    assert "retain_leakage_judge" in found.keys()  # noqa: SIM118 - a method of the suite
+    with pytest.raises(ConfigError, match=r"suite\.entailment_model=m does not apply"):
+        suite_of_request.build(request, entailment_model="m")

@@ -46,7 +46,7 @@ def forget(
     as_json: options.AsJson = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Make a model forget the rows of a file, or whom documents are about.
+    """Make a model forget rows, or the subject of documents.
 
     Fits a method, saves what it changed, scores the result beside its controls and writes a report. A run that was
     stopped goes on when the same command is given again.
