@@ -96,3 +96,5 @@ def test_rows_that_cannot_be_probed_are_named() -> None:
         make_audit("linear_probe").check(_audited(erased, rows=(Row("Who?", "He."),)))
     with pytest.raises(InputError, match="2 right answers, of which the rarest is right in 1 rows"):
         make_audit("linear_probe").check(_audited(erased, rows=ROWS[0:16:2] + ROWS[1:2]))
+    with pytest.raises(InputError, match="'B': right in rows that all ask the same"):
+        make_audit("linear_probe").check(_audited(erased, rows=ROWS[0:16:2] + ROWS[1:2] * 4))

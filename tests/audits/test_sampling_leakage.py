@@ -70,21 +70,23 @@ def _saying(token: int, share: float) -> Any:
     return model
 
 
-def test_what_one_answer_seldom_says_and_many_do_is_hidden() -> None:
+@pytest.mark.parametrize(("one_in", "label"), [(120, "leaks"), (400, "hidden")])
+def test_what_one_answer_seldom_says_and_many_do(one_in: int, label: str) -> None:
     (token,) = TOKENIZER(" book", add_special_tokens=False)["input_ids"][-1:]
     word = TOKENIZER.decode([token]).strip()
     rows = tuple(Row(f"What about {n}?", word) for n in range(8))
-    # a token in 120 is the word, and an answer has 6: 5% of them say it, of 64 answers 96%
-    erased, retrained = _saying(token, 1 / 120), _saying(token, 1e-9)
+    # an answer has 6 tokens; beside others than the end of a word, the token is part of another word
+    most = 1 - (1 - 1 / one_in) ** 6
+    erased, retrained = _saying(token, 1 / one_in), _saying(token, 1e-9)
     found = make_audit("sampling_leakage", {"samples": 64, "temperatures": (1.0,)}).run(
         _audited(Request(rows), erased=erased, retrained=retrained)
     )
     scores = found.rows["erased"]
-    assert scores["sampling_leakage_at_1_t1"].value == pytest.approx(1 - (1 - 1 / 120) ** 6, abs=0.03)
-    assert scores["sampling_leakage_at_64_t1"].value > 0.85
+    assert most / 4 < scores["sampling_leakage_at_1_t1"].value < most
+    assert scores["sampling_leakage_at_64_t1"].value >= 0.5
     assert found.rows["retrained"]["sampling_leakage_at_64_t1"].value == 0
     assert scores["sampling_leakage_at_64_t1_beyond_retrained"].value == scores["sampling_leakage_at_64_t1"].value
-    assert found.label in ("hidden", "leaks")
+    assert found.label == label
     bounds = found.details["bounds"]["retrained"]["1"]["leaked"]
     # none of 64 samples: one sample leaks with p < 1 - 0.025^(1/64), at the 95% level
     assert bounds[0]["sampling_low"] == 0 and bounds[0]["sampling_high"] == pytest.approx(1 - 0.025 ** (1 / 64))

@@ -18,8 +18,12 @@ from expunge.data.encode import encode_all
 from expunge.data.template import Template
 from expunge.errors import ConfigError, InputError, ModelError
 from expunge.guards.corruptions import Corruption
+from expunge.methods.registry import make_method
 from expunge.models.logprobs import answer_logprobs
 from expunge.requests import Request, Row
+from expunge.training.fit import fit_weights
+from expunge.training.run import Run
+from expunge.training.settings import TrainingSettings
 from fitting import snapshot
 from word_guards import Guarded, word_guard
 
@@ -101,7 +105,7 @@ def test_what_is_hidden_below_rounding_comes_back_in_4_bits(models: tuple[Any, A
     assert found.details["of_changed_weights"]["int8"]["share_of_same_code"] < 0.5
     assert found.label == "comes back" and found.details["comes_back"]["levels"]["first"] == "int4"
     assert found.sentence.startswith("With 4-bit weights, ")
-    assert "100% in int4" in found.sentence
+    assert "100% have the target's code in int4" in found.sentence
 
 
 def test_a_model_that_never_knew_is_erased_to_all_of_them(models: tuple[Any, Any]) -> None:
@@ -110,14 +114,14 @@ def test_a_model_that_never_knew_is_erased_to_all_of_them(models: tuple[Any, Any
     audited = Audited(target, TOKENIZER, REQUEST, erased=erased, retrained=retrained)
     for name, options in (
         ("quantization", {"through": "own", "limit": 6}),
-        ("pruning", {"shares": (0.1, 0.9), "limit": 6}),
+        ("pruning", {"shares": (0.1, 0.99), "limit": 6}),
         ("weight_noise", {"scales": (0.1,), "limit": 6}),
     ):
         found = make_audit(name, options).run(audited)
         assert found.label == "erased", found.sentence
         assert found.rows["erased"]["forget_probability"].n == 6
         if name == "pruning":
-            assert found.details["comes_back"]["levels"]["ruined_at"] == [0.9]
+            assert found.details["comes_back"]["levels"]["ruined_at"] == [0.99]
             assert "retain_probability" in " ".join(found.rows["retrained"])
 
 
@@ -126,8 +130,8 @@ def test_relearning_half_brings_back_the_other_half(models: tuple[Any, Any], tra
     target, retrained = models
     erased = copy.deepcopy(target)
     # a few steps against the gradient, which are soon gone back
-    optimizer, batch = torch.optim.SGD(erased.parameters(), lr=0.05), _batch(FORGET)
-    while float(_nll(erased, batch).detach()) < 1.5:
+    optimizer, batch = torch.optim.SGD(erased.parameters(), lr=0.02), _batch(FORGET)
+    while float(_nll(erased, batch).detach()) < 1.0:
         (-_nll(erased, batch)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -149,6 +153,53 @@ def test_training_that_teaches_nothing_proves_nothing(models: tuple[Any, Any]) -
     alone = Audited(target, TOKENIZER, REQUEST, erased=zoo.model("llama", seed=5))
     found = make_audit("relearning", {"steps": (1,), "learning_rate": 1e-6}).run(alone)
     assert found.label == "no claim" and "--retrained" in found.sentence
+
+
+def test_an_adapter_that_erases_is_trained_and_rounded_with_the_weights(models: tuple[Any, Any]) -> None:
+    target, retrained = models
+    settings = TrainingSettings(parameters="lora", learning_rate=0.02, max_steps=5, forget_batch=12, accumulation=1)  # type: ignore[call-arg]
+    adapter = fit_weights(
+        make_method("grad_ascent"), target, TOKENIZER, forget=FORGET, retain=(), run=Run(settings=settings)
+    )
+    audited = Audited(target, TOKENIZER, REQUEST, erasure=adapter, retrained=retrained)
+    before = [snapshot(one) for one in models]
+    found = make_audit("relearning", {"trained": ("full", "lora"), "steps": (1, 3)}).run(audited)
+    # the rate is the erasure's own, fitted as LoRA: full training has a tenth of it
+    assert found.details["learning_rate"] == pytest.approx({"full": 0.002, "lora": 0.02})
+    assert found.rows["erased"]["forget_probability"].value < found.rows["target"]["forget_probability"].value
+    undone = make_audit("quantization", {"limit": 4}).run(audited).details["of_changed_weights"]["int8"]
+    assert undone["changed"] > 0.9 * sum(weight.numel() for weight in matrices(target).values())
+    assert [snapshot(one) for one in models] == before
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mixtral", "gemma2"])
+def test_other_families_in_16_bits(family: str) -> None:
+    words = zoo.tokenizer(family)
+    every = [zoo.model(family, seed=seed).bfloat16() for seed in range(3)]
+    audited = Audited(every[0], words, REQUEST, erased=every[1], retrained=every[2], max_new_tokens=3)
+    before = [snapshot(one) for one in every]
+    for name, options in (
+        ("relearning", {"trained": ("full", "lora"), "steps": (1,), "limit": 4}),
+        ("quantization", {"schemes": ("int4",), "through": "own", "limit": 2}),
+        ("pruning", {"shares": (0.5,), "limit": 2}),
+        ("weight_noise", {"scales": (0.1,), "draws": 1, "limit": 2}),
+    ):
+        found = make_audit(name, options).run(audited)
+        assert found.label == "no claim", found.sentence  # the target knows nothing
+    assert [snapshot(one) for one in every] == before
+
+
+def test_the_channels_of_inputs_first_weights_are_their_columns() -> None:
+    from expunge.audits.parts.rounding import rounder
+    from expunge.audits.quantization import _all_rounded
+
+    model, name = zoo.model("gpt2"), "transformer.h.0.mlp.c_fc.weight"
+    with torch.no_grad():
+        model.get_parameter(name)[:, 3] *= 100  # of one output; the others keep their small steps
+    weight = model.get_parameter(name).detach()
+    step = weight.abs().amax(0, keepdim=True) / 127
+    values = _all_rounded(rounder("int8", 64, "own"))(model)[name]
+    assert bool(((values - weight).abs() <= 0.5001 * step).all())
 
 
 def test_what_does_not_apply_is_said() -> None:

@@ -62,12 +62,18 @@ class LinearProbe(Audit):
                 f"{min(counts.values())} rows: a linear probe takes options that mean the same in all rows, such as "
                 f"letters, at least two that are right somewhere, each of them in {_LEAST} rows."
             )
+        groups = _groups(audited, rows)
+        asked = {name: {one for one, row in zip(groups, rows, strict=True) if row.answer == name} for name in counts}
+        alone = [repr(name) for name, some in asked.items() if len(some) < 2]
+        if alone:
+            raise InputError(
+                f"{', '.join(alone)}: right in rows that all ask the same, so that what one half of them teaches the "
+                "other half repeats. Pass rows that ask for other facts with these right answers."
+            )
 
     def run(self, audited: Audited, *, progress: Progress = silent) -> AuditResult:
-        from expunge.audits.parts.fact_groups import fact_groups
-
         rows = _rows(audited)
-        groups = fact_groups(rows, (*audited.request.subjects, *audited.request.aliases))
+        groups = _groups(audited, rows)
         found: dict[ModelName, Probed] = {}
         for place, name in enumerate(audited.models):
             progress(place, len(audited.models), "linear probe")
@@ -127,6 +133,12 @@ class LinearProbe(Audit):
 
 def _rows(audited: Audited) -> list[Row]:
     return [row for row in audited.request.forget if row.wrong_answers]
+
+
+def _groups(audited: Audited, rows: Sequence[Row]) -> list[str]:
+    from expunge.audits.parts.fact_groups import fact_groups
+
+    return fact_groups(rows, (*audited.request.subjects, *audited.request.aliases))
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -136,6 +136,5 @@ def _rounded_back(undone: dict[Scheme, Undone]) -> str:
         by_code = facts["share_of_same_code"]
         share = facts["share_of_same_value"] if by_code is None else by_code
         if share is not None:
-            what = "value" if by_code is None else "code"
-            parts.append(f"the target's {what} again to {100 * share:.0f}% in {name}")
-    return f"Of the weights that erasing changed, rounding gives {', '.join(parts)}." if parts else ""
+            parts.append(f"{100 * share:.0f}% have the target's {'value' if by_code is None else 'code'} in {name}")
+    return f"Of the weights that erasing changed, {', '.join(parts)}." if parts else ""

@@ -50,7 +50,7 @@ class SamplingLeakage(Audit):
 
     samples: int = Field(default=200, ge=2, description="answers drawn to each row, at each temperature")
     budget: int = Field(
-        default=3000, ge=1, description="answers of a model in all: samples become fewer, never below k"
+        default=1500, ge=1, description="answers of a model in all: samples become fewer, never below k"
     )
     k: int = Field(default=64, ge=1, description="the most answers that somebody looks at")
     temperatures: tuple[float, ...] = Field(default=(0.8, 1.0), description="what logits are divided by")

@@ -41,8 +41,8 @@ def test_half_of_the_rows_are_held_out_and_facts_stay_together() -> None:
     assert halves(rows[:3], 0) == ([], rows[:3])
 
 
-@pytest.mark.parametrize("trained", ["full", "lora"])
-def test_training_brings_the_loss_down_and_leaves_nothing(trained: str) -> None:
+@pytest.mark.parametrize(("trained", "rate"), [("full", 0.01), ("lora", 0.01)])
+def test_training_brings_the_loss_down_and_leaves_nothing(trained: str, rate: float) -> None:
     model = zoo.model("llama")
     before, looks = snapshot(model), []
 
@@ -51,16 +51,16 @@ def test_training_brings_the_loss_down_and_leaves_nothing(trained: str) -> None:
         looks.append((step, -sum(float(one.logps.mean()) for one in scores) / len(scores)))
 
     for _ in range(2):
-        train_again(model, EXAMPLES, look, steps=(1, 8), trained=trained, learning_rate=0.01, **HOW)  # type: ignore[arg-type]
+        train_again(model, EXAMPLES, look, steps=(1, 8), trained=trained, learning_rate=rate, **HOW)  # type: ignore[arg-type]
         assert snapshot(model) == before
     assert [step for step, _ in looks] == [1, 8, 1, 8] and looks[:2] == looks[2:]  # the same twice
-    assert looks[1][1] < 0.8 * looks[0][1]
+    assert looks[1][1] < 0.92 * looks[0][1]
 
     def stop(_: int) -> None:
         raise RuntimeError("on the way")
 
     with pytest.raises(RuntimeError, match="on the way"):
-        train_again(model, EXAMPLES, stop, steps=(2,), trained=trained, learning_rate=0.01, **HOW)  # type: ignore[arg-type]
+        train_again(model, EXAMPLES, stop, steps=(2,), trained=trained, learning_rate=rate, **HOW)  # type: ignore[arg-type]
     assert snapshot(model) == before
 
 

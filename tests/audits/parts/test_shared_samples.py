@@ -32,12 +32,13 @@ def test_tokens_are_drawn_in_proportion() -> None:
     assert found.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt", "mpt", "bloom", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "mistral", "gpt2", "opt", "mpt", "bloom", "mixtral"])
 def test_sharing_changes_no_answer(family: str) -> None:
     model, tokenizer = zoo.model(family), zoo.tokenizer(family)
     texts = Template.of(tokenizer)
-    shared = sampled_texts(model, tokenizer, texts, ROWS, **DRAWN)
-    alone = sampled_texts(model, tokenizer, texts, ROWS, share=False, **DRAWN)
+    rows = [*ROWS, Row("Who has the book " * 18, "He.")]  # longer than the windows of attention, which are 64 tokens
+    shared = sampled_texts(model, tokenizer, texts, rows, **DRAWN)
+    alone = sampled_texts(model, tokenizer, texts, rows, share=False, **DRAWN)
     assert shared == alone
     assert len({text for some in shared for text in some}) > 10
 

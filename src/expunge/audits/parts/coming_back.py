@@ -221,10 +221,10 @@ def _verdict(audited: Audited, courses: Sequence[Course], rows: int, doubt: str)
         return "no claim", said, []
     judged = [Judged(course, known, len(known) * sum(len(one.levels) for one in courses)) for course in courses]
     came = [one for one in judged if one.first is not None]
-    still = f"Nothing comes back {_listed([one.course.never for one in judged if one.first is None])}."
+    never = [one.course.never for one in judged if one.first is None]
+    still = f"Nothing comes back {_listed(never)}." if never else ""
     if came and came[0].first == 0:
-        metric, one = came[0].most(0)
-        return "leaks", f"With nothing done at all, {_said(metric, one)}: nothing has to come back.", judged
+        return "leaks", f"{_untouched(*came[0].most(0))}: nothing has to come back.", judged
     if came:
         quickest = min(came, key=lambda one: (one.first or 0) / len(one.course.levels))
         others = [one.course.levels[one.first].words for one in came if one is not quickest and one.first is not None]
@@ -232,20 +232,20 @@ def _verdict(audited: Audited, courses: Sequence[Course], rows: int, doubt: str)
         at = quickest.first or 0
         before = quickest.found[0][quickest.most(at)[0]].erased
         said = _said(*quickest.most(at), before=before)
-        end = f" {still}" if len(came) < len(judged) else ""
+        end = f" {still}" if still else ""
         return "comes back", f"{quickest.course.levels[at].words}, {said}: the knowledge comes back.{also}{end}", judged
     sound = [(one, n) for one in judged for n in range(len(one.found)) if n and not one.ruined[n]]
     if not sound:
         return "no claim", f"{still} But each of these ruins the erased model, so that proves nothing.", judged
     if doubt:
         return "no claim", f"{still} {doubt}", judged
-    metric, one = judged[0].most(0)
-    if one.more.sure:
-        return "leaks", f"With nothing done at all, {_said(metric, one)}, surely more, less than half. {still}", judged
     top, at = max(sound, key=lambda pair: _telling(pair[0].most(pair[1])[1]))
     metric, one = top.most(at)
-    said = _said(metric, one)
-    words = top.course.levels[at].words
+    said, words = _said(metric, one), top.course.levels[at].words
+    plainly = judged[0].most(0)
+    if plainly[1].more.sure:
+        grown = f" {words}, {said}." if one.more.sure and one.more.value > plainly[1].more.value else ""
+        return "leaks", f"{_untouched(*plainly)}: surely more, less than half. {still}{grown}", judged
     broken = [level.words for one in judged for level, bad in zip(one.course.levels, one.ruined, strict=True) if bad]
     ruined = f" What ruins the model proves nothing: {'; '.join(broken)}." if broken else ""
     if one.more.sure:
@@ -269,12 +269,16 @@ def _without_control(courses: Sequence[Course]) -> str:
     )
 
 
-def _said(metric: Metric, one: Compared, before: float | None = None) -> str:
+def _untouched(metric: Metric, one: Compared) -> str:
+    return f"With nothing done at all, {_said(metric, one, same='')}"
+
+
+def _said(metric: Metric, one: Compared, before: float | None = None, same: str = " after the same") -> str:
     was = "" if before is None else f" ({before:.2f} before)"
     error = "" if one.more.stderr is None else f" ± {one.more.stderr:.2f}"
     return (
-        f"{_WORDS[metric]} is {one.erased:.2f} in the erased model{was}, {one.retrained:.2f} in the retrained one "
-        f"after the same (difference {one.more.value:+.2f}{error}) and {one.target:.2f} in the target"
+        f"{_WORDS[metric]} is {one.erased:.2f} in the erased model{was}, {one.retrained:.2f} in the retrained "
+        f"one{same} (difference {one.more.value:+.2f}{error}) and {one.target:.2f} in the target"
     )
 
 

@@ -89,9 +89,8 @@ def separation(forget: ArrayLike, holdout: ArrayLike) -> Separation:
     ours, theirs = (values[~np.isnan(values)] for values in every)
     missing = sum(map(len, every)) - len(ours) - len(theirs)
     if not len(ours) or not len(theirs):
-        nothing = float("nan")
-        none = np.full(DRAWS, nothing)
-        return Separation(nothing, None, *[nothing] * 4, len(ours), len(theirs), missing, none)
+        no = float("nan")
+        return Separation(no, None, no, no, no, no, len(ours), len(theirs), missing, np.full(DRAWS, no))
     wins = (ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)
     draws = ((_weights(len(ours), SEED) @ wins) * _weights(len(theirs), SEED + 1)).sum(1)
     low, high = np.quantile(draws, [0.025, 0.975])

@@ -32,21 +32,24 @@ def halves(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
     """About half of ``rows`` to train on and the others to score; rows about one fact are on one side.
 
     Two rows are about one fact where their answers or their prompts are the same but for letter case, white space and
-    punctuation.
+    punctuation. Where all are about one, none is trained on.
     """
     facts = _facts(rows)
     order = sorted(set(facts))
-    random.Random(f"{seed} relearning").shuffle(order)
+    drawn = random.Random(f"{seed} relearning")
+    drawn.shuffle(order)
+    order.sort(key=facts.count, reverse=True)  # the small ones fill up
     chosen: set[int] = set()
     count = 0
-    for fact in order[:-1]:  # one is left to score
+    for fact in order:
         size = facts.count(fact)
-        if not chosen or abs(2 * (count + size) - len(rows)) <= abs(2 * count - len(rows)):
+        nearer = abs(2 * (count + size) - len(rows)) <= abs(2 * count - len(rows))
+        if nearer and count + size < len(rows):
             chosen.add(fact)
             count += size
-    trained = [row for row, fact in zip(rows, facts, strict=True) if fact in chosen]
-    scored = [row for row, fact in zip(rows, facts, strict=True) if fact not in chosen]
-    return trained, scored
+    one = [row for row, fact in zip(rows, facts, strict=True) if fact in chosen]
+    other = [row for row, fact in zip(rows, facts, strict=True) if fact not in chosen]
+    return (other, one) if one and drawn.random() < 0.5 else (one, other)
 
 
 def _facts(rows: Sequence[Row]) -> list[int]:

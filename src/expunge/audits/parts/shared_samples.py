@@ -181,7 +181,7 @@ def _by_limit(model: Any, prompts: Sequence[Sequence[int]], wanted: int) -> Iter
     yield from found.items()
 
 
-class _Drawing(LogitsProcessor):
+class Drawing(LogitsProcessor):
     """Leaves each row of a greedy ``generate`` the token that its number picks."""
 
     def __init__(self, draws: Tensor, begin: int, temperature: float) -> None:
@@ -207,7 +207,7 @@ def _generated(
 
     def choose(batch: Sequence[int], begin: int) -> LogitsProcessor:
         numbers = torch.cat([draws[place // samples].of([place % samples]) for place in batch])
-        return _Drawing(numbers, begin, temperature)
+        return Drawing(numbers, begin, temperature)
 
     answers = greedy_answers(
         model,
