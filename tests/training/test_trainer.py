@@ -100,8 +100,9 @@ def test_cutting_a_forward_by_length_changes_no_update(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One forward of 8 + 8 rows a step, of 10 to 28 tokens, against pieces wherever they save a token.
-    request, small = Request(forget=rows(8, "forget"), retain=rows(8, "retain")), {**SGD, "learning_rate": 0.02}
-    values = {"rmu": {"layer": 1}, "pdu": {"eps": 0.5}}.get(method)
+    request = Request(forget=rows(8, "forget"), retain=rows(8, "retain"), subjects=("forget",))
+    small = {**SGD, "learning_rate": 0.02}
+    values = {"rmu": {"layer": 1}, "pdu": {"eps": 0.5}, "causal_intervention": {"substitutes": 2}}.get(method)
     fits, logs = [], []
     for name, worth in (("whole", {}), ("cut", {"cpu": 1})):
         monkeypatch.setattr(schedule, "_WORTH", worth)
