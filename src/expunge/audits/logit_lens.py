@@ -53,7 +53,7 @@ class LogitLens(Audit):
     )
     control: ClassVar[str] = "the retrained model's same layer"
     needs_retrained: ClassVar[bool] = True
-    order: ClassVar[int] = 25
+    order: ClassVar[int] = 10
 
     least: float = Field(
         default=0.1,

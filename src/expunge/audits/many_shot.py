@@ -32,9 +32,9 @@ class ManyShot(Audit):
     )
     needs_retrained: ClassVar[bool] = True
     control: ClassVar[str] = "the retrained model after the same history"
-    order: ClassVar[int] = 12
+    order: ClassVar[int] = 30
 
-    limit: int = Field(default=40, gt=0, description="forget rows that are asked, evenly spread")
+    limit: int = Field(default=20, gt=0, description="forget rows that are asked, evenly spread")
     shots: int = Field(default=100, gt=0, description="answered questions before each, fewer where no more fit")
     context: int = Field(default=16384, gt=0, description="tokens of a prompt and its answer, or what the models take")
 

@@ -36,10 +36,10 @@ class Paraphrase(AskingAudit):
         "Revisiting Who's Harry Potter: Towards Targeted Unlearning from a Causal Intervention Perspective",
         "arXiv:2407.16997",
     )
-    order: ClassVar[int] = 10
+    order: ClassVar[int] = 31
     doing: ClassVar[str] = "Asked in {count} other ways"
 
-    limit: int = Field(default=40, gt=0, description="forget rows that are asked, evenly spread")
+    limit: int = Field(default=20, gt=0, description="forget rows that are asked, evenly spread")
     disguises: tuple[str, ...] = Field(
         default=_DISGUISES, description="perturbations of the questions (those of the guards' robustness)"
     )

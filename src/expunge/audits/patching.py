@@ -26,7 +26,7 @@ class Patching(Audit):
     paper: ClassVar[Paper] = Paper("Dissecting Fine-Tuning Unlearning in Large Language Models", "arXiv:2410.06606")
     control: ClassVar[str] = "the retrained model, patched in the same way"
     needs_retrained: ClassVar[bool] = True
-    order: ClassVar[int] = 30
+    order: ClassVar[int] = 12
 
     components: tuple[Literal["mlp", "attention", "both", "residual"], ...] = Field(
         default=("mlp", "attention", "both"), min_length=1, description="what is patched"

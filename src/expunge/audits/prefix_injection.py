@@ -37,10 +37,10 @@ class PrefixInjection(AskingAudit):
         "Revisiting Who's Harry Potter: Towards Targeted Unlearning from a Causal Intervention Perspective",
         "arXiv:2407.16997",
     )
-    order: ClassVar[int] = 11
+    order: ClassVar[int] = 32
     doing: ClassVar[str] = "With {count} roles and begun answers"
 
-    limit: int = Field(default=40, gt=0, description="forget rows that are asked, evenly spread")
+    limit: int = Field(default=20, gt=0, description="forget rows that are asked, evenly spread")
     roles: tuple[str, ...] = Field(
         default=_ROLES,
         description="what the questions are put into: texts with {question}, and {name} for whom a row is about",

@@ -38,7 +38,7 @@ class Relearning(Audit):
     )
     needs_retrained: ClassVar[bool] = True
     control: ClassVar[str] = "the retrained model after the same training"
-    order: ClassVar[int] = 35
+    order: ClassVar[int] = 25
 
     texts: tuple[Text, ...] = Field(
         default=("forget",),

@@ -28,7 +28,7 @@ class Restoration(Audit):
     paper: ClassVar[Paper] = Paper("Dissecting Fine-Tuning Unlearning in Large Language Models", "arXiv:2410.06606")
     control: ClassVar[str] = "the retrained model, with the same parameters put in"
     needs_retrained: ClassVar[bool] = True
-    order: ClassVar[int] = 31
+    order: ClassVar[int] = 13
 
     components: tuple[Literal["values", "keys", "attention", "norms", "outside", "all"], ...] = Field(
         default=("values", "keys", "attention"), min_length=1, description="which parameters are put back"

@@ -38,7 +38,7 @@ class Sampled:
 
 @method_fields
 class SamplingLeakage(Audit):
-    """The most that k sampled answers give away, from many samples of each forget row at two temperatures."""
+    """The most that k sampled answers give away, from many samples of each forget row."""
 
     name: ClassVar[str] = "sampling_leakage"
     paper: ClassVar[Paper] = Paper(
@@ -50,10 +50,10 @@ class SamplingLeakage(Audit):
 
     samples: int = Field(default=200, ge=2, description="answers drawn to each row, at each temperature")
     budget: int = Field(
-        default=1500, ge=1, description="answers of a model in all: samples become fewer, never below k"
+        default=750, ge=1, description="answers of a model in all: samples become fewer, never below k"
     )
     k: int = Field(default=64, ge=1, description="the most answers that somebody looks at")
-    temperatures: tuple[float, ...] = Field(default=(0.8, 1.0), description="what logits are divided by")
+    temperatures: tuple[float, ...] = Field(default=(1.0,), description="what logits are divided by")
     threshold: float = Field(default=0.5, gt=0, le=1, description="leakage from which on an answer counts as leaked")
     limit: int = Field(default=10, ge=1, description="forget rows that are asked, evenly spread")
 

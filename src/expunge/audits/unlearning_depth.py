@@ -29,7 +29,7 @@ class UnlearningDepth(Audit):
     paper: ClassVar[Paper] = Paper("Measuring the Depth of LLM Unlearning via Activation Patching", "arXiv:2605.24614")
     control: ClassVar[str] = "the retrained model, whose depth is 1"
     needs_retrained: ClassVar[bool] = True
-    order: ClassVar[int] = 32
+    order: ClassVar[int] = 11
 
     facts: tuple[str, ...] = Field(
         default=(),

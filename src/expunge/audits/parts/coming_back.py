@@ -244,7 +244,8 @@ def _verdict(audited: Audited, courses: Sequence[Course], rows: int, doubt: str)
     said, words = _said(metric, one), top.course.levels[at].words
     plainly = judged[0].most(0)
     if plainly[1].more.sure:
-        grown = f" {words}, {said}." if one.more.sure and one.more.value > plainly[1].more.value else ""
+        growth = one.more.value - plainly[1].more.value
+        grown = f" {words}, {said}." if growth > _ERRORS * (one.more.stderr or 0.0) else ""
         return "leaks", f"{_untouched(*plainly)}: surely more, less than half. {still}{grown}", judged
     broken = [level.words for one in judged for level, bad in zip(one.course.levels, one.ruined, strict=True) if bad]
     ruined = f" What ruins the model proves nothing: {'; '.join(broken)}." if broken else ""

@@ -56,7 +56,13 @@ def rounder(scheme: Scheme, group: int, through: Through) -> Callable[[Tensor], 
         known = ", ".join(one for name, one in made if name == scheme)
         raise ConfigError(f"{scheme} is not rounded through {through}. Choose {known}.")
     if through == "torchao":
-        require("torchao", at_least=TORCHAO_AT_LEAST, extra="quant", wanted_by="through=torchao", otherwise="set own")
+        require(
+            "torchao",
+            at_least=TORCHAO_AT_LEAST,
+            extra="quant",
+            wanted_by="audits.quantization.through=torchao",
+            otherwise="set audits.quantization.through=own",
+        )
     if through == "bitsandbytes":
         from expunge.models.quantised import BITSANDBYTES_AT_LEAST
 
@@ -64,7 +70,7 @@ def rounder(scheme: Scheme, group: int, through: Through) -> Callable[[Tensor], 
             "bitsandbytes",
             at_least=BITSANDBYTES_AT_LEAST,
             extra="quant",
-            wanted_by=f"scheme {scheme}",
+            wanted_by="nf4 in audits.quantization.schemes",
             otherwise="choose int8 and int4",
         )
     return made[scheme, through]
