@@ -84,7 +84,7 @@ EXAM = {
         # beside 20 of 120, 36 give .011, but of guesses 36 or more are right with probability .12, 39 or more with .04
         (
             {"forget_top_option_erased": 36 / 120, "forget_top_option_retrained": 20 / 120},
-            "indistinguishable from never trained",
+            "no claim",
         ),
         ({"forget_top_option_erased": 39 / 120, "forget_top_option_retrained": 20 / 120}, "not forgotten"),
         # 17 of 120 against 30: .025 the other way
@@ -103,6 +103,10 @@ def test_sentences_say_what_guessing_gets() -> None:
         "Not forgotten: it still knows the subject. It finds the right option the likeliest in 90.0% of the 120 "
     )
     assert "(guessing gets 25.0%)" in kept
+    guessed = judge({**EXAM, "forget_top_option_erased": 36 / 120, "forget_top_option_retrained": 20 / 120}).sentence
+    assert guessed.startswith("It is right no more often than guessing: it finds the right option")
+    # of 120 with 30 beside them: 43 are the fewest that are surely more than both (see above)
+    assert "a share below 36% would not have shown" in judge(EXAM).sentence
     alone = judge({key: value for key, value in EXAM.items() if not key.endswith(("_retrained", "_p"))})
     assert alone.label == "no claim"
     assert "option is the likeliest went from 100.0% to 27.5% (guessing gets 25.0%)" in alone.sentence

@@ -94,10 +94,22 @@ def solving_alone(evidence: Evidence, share: Share) -> tuple[Label, str, list[st
             f"told apart; no more is claimed. {known.reason}"
         )
         return "no claim", sentence, reasons
+    if fisher(own, other, count, "greater") < SIGNIFICANCE:
+        sentence = f"It is right no more often than guessing: it {said}. That model guesses worse, by which the two "
+        return (
+            "no claim",
+            f"{sentence}can be told apart, and which is no sign of knowledge. No more is claimed.",
+            reasons,
+        )
     rows = int(count)
-    seen = next((k for k in range(1, rows + 1) if fisher(k / rows, other, count, "greater") < SIGNIFICANCE), rows)
+    seen = next((k for k in range(1, rows + 1) if _surely_more(k / rows, evidence, share)), rows)
     shown = f"With {rows} {share.of} a share below {seen / rows:.0%} would not have shown beside that."
     return "indistinguishable from never trained", f"It {said}. {shown}", reasons
+
+
+def _surely_more(own: float, evidence: Evidence, share: Share) -> bool:
+    """Whether a share ``own`` would be called not forgotten."""
+    return bool(still_solves({**evidence, f"{share.key}_erased": own}, share).holds)
 
 
 def share_changes(evidence: Evidence) -> str:
