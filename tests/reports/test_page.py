@@ -220,8 +220,8 @@ def test_hostile_text_stays_text(run_folder: Path) -> None:
     write_json(run_folder / "run.yaml", plan)
     path = report(run_folder, title=HOSTILE)
     page = Page(path)
-    # The data and the six scripts of the page itself, no image, no handler.
-    assert len(page.scripts) == 7
+    # The data and the seven scripts of the page itself, no image, no handler.
+    assert len(page.scripts) == 8
     assert "img" not in [tag for tag, _ in page.elements]
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert page.data["examples"][0]["prompt"] == HOSTILE

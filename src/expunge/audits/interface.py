@@ -41,8 +41,8 @@ class Audited:
     """What is audited: ``target`` as it was before, and either the ``erasure`` that is applied to it or another model
     that is ``erased``; ``retrained`` is the control, where there is one.
 
-    ``memory`` is for what audits of these very models compute and later ones can use, under keys that begin with the name of the module that
-    writes them. All models keep their bits.
+    ``memory`` is for what audits of these very models compute and later ones can use, under keys that begin with the
+    name of the module that writes them. All models keep their bits.
     """
 
     target: PreTrainedModel

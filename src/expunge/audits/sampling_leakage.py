@@ -49,9 +49,7 @@ class SamplingLeakage(Audit):
     order: ClassVar[int] = 45
 
     samples: int = Field(default=200, ge=2, description="answers drawn to each row, at each temperature")
-    budget: int = Field(
-        default=750, ge=1, description="answers of a model in all: samples become fewer, never below k"
-    )
+    budget: int = Field(default=640, ge=1, description="answers of a model in all: samples become fewer, never below k")
     k: int = Field(default=64, ge=1, description="the most answers that somebody looks at")
     temperatures: tuple[float, ...] = Field(default=(1.0,), description="what logits are divided by")
     threshold: float = Field(default=0.5, gt=0, le=1, description="leakage from which on an answer counts as leaked")

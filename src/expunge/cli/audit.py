@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from expunge.cli import display, options
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from expunge.audits.running import Findings
 
 _AUDIT_FAILED = 3
+_STYLES = {"good": "green", "caution": "yellow", "bad": "red", "neutral": "dim"}
 
 
 def audit(
@@ -83,15 +85,20 @@ def audit(
 
 def show_findings(found: Findings, folder: Path) -> None:
     """What a reader must know first, a line for each audit, and what did not run."""
+    from expunge.reports.audits import LABEL_TONES
+
     console = Console()
     if found.first is not None:
         console.print(escape(found.first), highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("audit", "verdict"):
         table.add_column(column, no_wrap=True)
-    table.add_column("what it found")
+    table.add_column("what it found", overflow="fold")
     for name, entry in found.audits.items():
-        table.add_row(name, entry["verdict"]["label"], escape(entry["verdict"]["sentence"]))
+        label = entry["verdict"]["label"]
+        table.add_row(
+            name, Text(label, style=_STYLES.get(LABEL_TONES.get(label, ""), "")), escape(entry["verdict"]["sentence"])
+        )
     if found.audits:
         console.print(table)
     for name, reason in found.left_out.items():

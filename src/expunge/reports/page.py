@@ -8,6 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from expunge.reports.agreement import judges_agreement
+from expunge.reports.audits import lede as audits_lede
+from expunge.reports.audits import shown as shown_audits
 from expunge.reports.calibration import shown
 from expunge.reports.groups import group_runs, target_source
 from expunge.reports.guard import shown as shown_guards
@@ -17,14 +20,13 @@ from expunge.reports.numbers import duration, number
 from expunge.reports.payload import payload
 from expunge.reports.shell import fill, write_page
 from expunge.reports.tables import (
-    audit_tables,
     data_summary,
     score_table,
     setting_differences,
     setting_sections,
 )
 
-_SCRIPTS = ("charts.js", "activations.js", "guard.js", "answers.js", "page.js")
+_SCRIPTS = ("charts.js", "activations.js", "guard.js", "audits.js", "answers.js", "page.js")
 _GREEDY = "by its greedy answers"
 _CHOSEN = "by its likeliest options"
 _SCOPES = (("_harmful_rate_n", _GREEDY), ("_solved_n", _GREEDY), ("_top_option_n", _CHOSEN))
@@ -82,7 +84,8 @@ def render(runs: list[Run], *, title: str | None = None) -> str:
     groups = group_runs(runs)
     erasures, figures = shown(runs)
     guards, pictures = shown_guards(runs)
-    data = {**payload(runs, groups), "erasures": figures, "guards": pictures}
+    audits, charts = shown_audits(runs)
+    data = {**payload(runs, groups), "erasures": figures, "guards": pictures, "audits": charts}
     return fill(
         "page.html.j2",
         _SCRIPTS,
@@ -97,10 +100,11 @@ def render(runs: list[Run], *, title: str | None = None) -> str:
         alone=len(groups) == 1,
         controlled=any(group.retrained for group in groups),
         left_out=_left_out(runs),
-        audits=[(run.label, tables) for run in runs if (tables := audit_tables(run.audits))],
+        audits=audits,
         calibrated=[one for one in erasures if one.calibrated],
         chosen=[one for one in erasures if one.neurons],
         guards=guards,
+        agreements=[(at, rows) for at, run in enumerate(runs) if (rows := judges_agreement(run))],
         pictures=pictures,
         training=data["training"],
         sets=list(dict.fromkeys(example["set"] for example in data["examples"])),
@@ -116,7 +120,7 @@ def _title(runs: list[Run]) -> str:
     if len(runs) == 1 and runs[0].verdict.get("effect") == "harmful copy":
         return f"Harmful copy by {runs[0].label}, not an erasure"
     if len(runs) == 1:
-        return f"Unlearning with {runs[0].label}"
+        return f"Unlearning with {runs[0].label}" if runs[0].verdict else f"Audits: {runs[0].label}"
     return f"Unlearning: {len(runs)} results side by side"
 
 
@@ -124,7 +128,10 @@ def _lede(runs: list[Run]) -> str:
     """The answer in one or two sentences."""
     judged = [run for run in runs if run.verdict]
     if not judged:
-        return "These folders hold audits and no scores, so there is no verdict."
+        return _audited(runs)
+    if len(runs) == 1:  # what lifting the erasure brings back is said before anything else
+        first = str((runs[0].audits or {}).get("first") or "")
+        return " ".join(part for part in (first, str(runs[0].verdict.get("sentence", ""))) if part)
     if len(judged) == 1:
         return str(judged[0].verdict.get("sentence", ""))
     found: dict[str, list[str]] = {}
@@ -155,6 +162,13 @@ def _lede(runs: list[Run]) -> str:
         who = _listed(names) if n <= 3 else f"{n} of {len(judged)}"
         parts.append(f"{who} {one if n == 1 else many}")
     return "; ".join(parts) + "."
+
+
+def _audited(runs: list[Run]) -> str:
+    """What folders say that hold audits and no scores."""
+    if len(runs) == 1 and (said := audits_lede(runs[0])):
+        return said
+    return "These folders hold audits and no scores, so there is no verdict."
 
 
 def _label(run: Run) -> str:

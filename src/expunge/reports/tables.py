@@ -1,4 +1,4 @@
-"""The tables of a report as plain records, ready for the page's template: scores, audits, settings."""
+"""The tables of a report as plain records, ready for the page's template: scores and settings."""
 
 from __future__ import annotations
 
@@ -114,65 +114,6 @@ def _examples(found: Iterable[Any]) -> str:
     examples."""
     known = sorted({int(n) for n in found if is_number(n)})
     return f"n = {known[0]:,}" + (f" to {known[-1]:,}" if len(known) > 1 else "") if known else ""
-
-
-@dataclass(frozen=True)
-class AuditTable:
-    """One audit: what it says in words (where it does), and its scores by model."""
-
-    title: str
-    words: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
-    notes: tuple[tuple[str, str], ...]
-
-
-_NOT_NOTES = ("rows", "verdict", "sentence", "schema", "curves", "samples")
-
-
-def audit_tables(audits: dict[str, Any] | None) -> list[AuditTable]:
-    """Every audit of ``audits.json``: entries of the form of ``scores.json``, under ``audits`` or at the top
-    level."""
-    if not audits:
-        return []
-    nested = audits.get("audits")
-    entries = nested if isinstance(nested, dict) else audits
-    if isinstance(entries.get("rows"), dict):
-        entries = {"audits": entries}
-    tables = [_audit(name, entry) for name, entry in entries.items() if isinstance(entry, dict)]
-    first = audits.get("first")
-    if isinstance(first, str):
-        tables.insert(0, AuditTable("Know first", first, (), (), ()))
-    reasons = audits.get("left_out")
-    if isinstance(nested, dict) and isinstance(reasons, dict) and reasons:
-        tables.append(AuditTable("Left out", "", (), (), tuple((str(name), str(why)) for name, why in reasons.items())))
-    return tables
-
-
-def _audit(name: str, entry: dict[str, Any]) -> AuditTable:
-    rows = entry["rows"] if isinstance(entry.get("rows"), dict) else {}
-    models = [str(model) for model, metrics in rows.items() if isinstance(metrics, dict)]
-    keys = metric_order(list(dict.fromkeys(key for model in models for key in rows[model])))
-    verdict = entry.get("verdict")
-    words = verdict.get("sentence", "") if isinstance(verdict, dict) else verdict or entry.get("sentence", "")
-    rest = {k: v for k, v in entry.items() if k not in _NOT_NOTES}
-    if isinstance(verdict, dict):
-        rest |= {k: v for k, v in verdict.items() if k != "sentence"}
-    return AuditTable(
-        title=set_title(name),
-        words=str(words or ""),
-        columns=tuple(set_title(model) for model in models),
-        rows=tuple(
-            (metric_name(key).label, tuple(cell(_entry(rows[model].get(key))) for model in models)) for key in keys
-        ),
-        notes=tuple(flatten(rest)),
-    )
-
-
-def _entry(value: Any) -> dict[str, Any] | None:
-    if is_number(value):
-        return {"value": value}
-    return value if isinstance(value, dict) else None
 
 
 def flatten(tree: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -206,5 +206,5 @@ const expungeCharts = (function () {
   }
 
   const kinds = { tradeoff, truth, scored, loss, state };
-  return { draw: (node, data) => kinds[node.dataset.chart](node, data), kinds, axis, layout, css, plain, short, CONFIG, SYMBOLS, DASHES };
+  return { draw: (node, data) => kinds[node.dataset.chart](node, data), kinds, axis, layout, look, css, plain, short, CONFIG, SYMBOLS, DASHES };
 })();

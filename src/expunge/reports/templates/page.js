@@ -12,7 +12,8 @@
   }, { rootMargin: "600px" });
   charts.forEach((node) => watch.observe(node));
 
-  const again = () => drawn.forEach(draw);
+  // what is folded away has no width; it is drawn when it is opened again
+  const again = () => drawn.forEach((node) => { if (node.clientWidth) draw(node); else { drawn.delete(node); watch.observe(node); } });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   let width = innerWidth, timer = 0;
   addEventListener("resize", () => {
