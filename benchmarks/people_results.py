@@ -140,13 +140,14 @@ that no model saw. Hard retain are 30 questions on the town, school, teacher, em
 passages name, general retain 90 on other people (ROUGE-L recall).
 
 - **causal_intervention** leaves what the passages tell of others whole, as whp and npo do (30 questions do not tell
-  them apart), and costs the other people least. Its answers decline, as those of the retrained model do, which learned
-  to decline about strangers; npo and grad_diff invent an answer.
+  them apart). With passages about 20 invented people, on which the target is to stay as it is, it costs other people
+  least; without them as much as whp, npo and grad_diff do, which have no such passages. With them one of nine facts
+  still comes out in part under the wording that nobody trained on.
+- Its answers decline, as those of the retrained model do, which learned to decline about strangers; npo and grad_diff
+  invent an answer.
 - **grad_diff** lost hard retain in one seed of three; **unlearn_prompt** and the teacher of **prompt_distill** need a
   model that follows instructions, which one of this size does not.
-- Every trained method keeps by the KL from the target, three times its weight. causal_intervention alone can also teach
-  passages about invented people (20 here), on which the target is to stay as it is; without them it costs the others
-  as much as whp, npo and grad_diff do.
+- Every trained method keeps by the KL from the target, three times its weight.
 """
 
 
