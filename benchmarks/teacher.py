@@ -36,7 +36,7 @@ class Size:
     vocabulary: int = 32_000
     hidden: int = 768
     layers: int = 12
-    rounds: int = 5
+    rounds: int = 3
 
 
 SMALL = Size(tokens=120, names=4, vocabulary=8_000, hidden=64, layers=2, rounds=1)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from expunge.commands.negate import negate
     from expunge.commands.plan import plan
     from expunge.commands.probe import probe
+    from expunge.commands.recheck import recheck
     from expunge.commands.train import train
     from expunge.errors import ExpungeError
     from expunge.methods.interface import Erasure, Method
@@ -55,6 +56,7 @@ _PUBLIC = {
     "negate": "expunge.commands.negate",
     "plan": "expunge.commands.plan",
     "probe": "expunge.commands.probe",
+    "recheck": "expunge.commands.recheck",
     "report": "expunge.reports",
     "run": "expunge.commands.forget",
     "list_suites": "expunge.commands.listings",

@@ -191,6 +191,8 @@ def load_request(spec: RequestSpec, *, reads_documents: bool = True) -> Request:
         probes=spec.probes,
         subjects=spec.subjects,
         aliases=spec.aliases,
+        substitutes=spec.substitutes,
+        ignored_names=spec.ignored_names,
         columns=spec.columns,
         allow_overlap=spec.allow_overlap,
     )

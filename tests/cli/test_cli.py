@@ -25,6 +25,8 @@ VERBS = (
     "export",
     "negate",
     "probe",
+    "recheck",
+    "meta",
     "methods",
     "suites",
     "audits",

@@ -24,8 +24,10 @@ from expunge.cli import (
     forget,
     guards,
     listings,
+    meta,
     negate,
     probe,
+    recheck,
     report,
     run,
     teacher,
@@ -71,6 +73,8 @@ for _verb in (*_VERBS, export.export):
     app.command()(_verb)
 app.command()(negate.negate)
 app.command()(probe.probe)
+app.command()(recheck.recheck)
+app.command()(meta.meta)
 app.command()(listings.methods)
 app.command()(listings.suites)
 app.command()(listings.audits)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.erasures.check import PROBE, probe_logits
+from expunge.erasures.merging import check_mergeable, merged
+from expunge.erasures.of_run import find_erasure, target_path
 from expunge.erasures.purpose import is_harmful_copy
 from expunge.errors import ErasureError, InputError, OutputError
 from expunge.files import new_folder
@@ -18,8 +19,6 @@ from expunge.models.quiet import quiet
 from expunge.training.run import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("expunge")
@@ -84,7 +83,7 @@ def write(
     """:func:`export`, saying what it did."""
     from expunge.models.loading import load_model, load_tokenizer, resolve
 
-    source, spec = _find(Path(folder), model)
+    source, spec = find_erasure(Path(folder), model)
     erasure = Erasure.load(source)
     if erasure.kind != "weights":
         raise ErasureError(
@@ -100,7 +99,7 @@ def write(
         )
     check_mergeable(erasure, str(source))
     to = Path(to).expanduser().resolve()
-    _check_place(to, resolve(spec.path, role="target"), overwrite=overwrite)
+    _check_place(to, resolve(target_path(spec.path), role="target"), overwrite=overwrite)
     progress(0, 3, "loading")
     spec = spec.model_copy(update={"dtype": erasure.manifest.target.dtype})
     tokenizer = load_tokenizer(spec)
@@ -110,24 +109,6 @@ def write(
     write_checkpoint(target, tokenizer, erasure, to)
     progress(3, 3, "checked")
     return Exported(to, erasure.manifest.method, spec.path, is_harmful)
-
-
-def check_mergeable(erasure: Erasure, where: str = "DIR") -> None:
-    """Refuse to merge an adapter that was fitted on a quantised model; ``where`` is its folder for the message.
-
-    Raises:
-        ErasureError: it was.
-    """
-    quantization = erasure.manifest.target.quantization
-    if quantization is None:
-        return
-    raise ErasureError(
-        f"this adapter was fitted on a model quantised to {quantization}, and cannot be merged into a checkpoint: on "
-        "the full-precision weights its sums are other numbers than those that were scored, and rounded back to "
-        f"{quantization} they lose most of the update. Serve it beside the quantised model: load that with "
-        f"model.quantization={quantization} and use erasure.applied(model), or PEFT's PeftModel.from_pretrained(model, "
-        f"{where!r}). Or fit it again with model.quantization=none and export that."
-    )
 
 
 def write_checkpoint(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, erasure: Erasure, to: Path) -> None:
@@ -157,27 +138,6 @@ def write_checkpoint(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             )
         if tolerance == float("inf"):
             log.warning("the adapter was merged in %s: logits moved by up to %g by rounding.", target.dtype, difference)
-
-
-@contextmanager
-def merged(target: PreTrainedModel, erasure: Erasure) -> Iterator[PreTrainedModel]:
-    """The erased model with no adapter left in it; ``target`` is restored on exit."""
-    from expunge.erasures.adapter import Adapter
-
-    if not isinstance(erasure, Adapter):
-        with erasure.applied(target) as model:
-            yield model
-        return
-    # in host memory: on a GPU there may be no room for a second copy
-    originals = {name: p.detach().to("cpu", copy=True) for name, p in target.named_parameters()}
-    try:
-        with erasure.attached(target) as adapted:
-            adapted.merge_adapter()  # type: ignore[operator]
-        # The adapter's modules are gone again; the sums stay in the target's own parameters.
-        yield target
-    finally:
-        for name, parameter in target.named_parameters():
-            parameter.data.copy_(originals[name])
 
 
 def foreign(folder: Path) -> list[str]:
@@ -213,23 +173,3 @@ def _check_place(to: Path, source: str, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise OutputError(f"{to} exists. Choose another folder, or pass --overwrite to replace that checkpoint.")
-
-
-def _find(folder: Path, model: str | None) -> tuple[Path, Any]:
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}. Pass a run folder, or an erasure's folder with --model.")
-    from expunge.config.run_file import ModelSpec, read_config
-
-    if (folder / "manifest.json").is_file():
-        run_file = folder.parent / "run.yaml"
-        source = folder
-    else:
-        run_file, source = folder / "run.yaml", folder / "erasure"
-        seeds = sorted(folder.glob("seed-*/erasure"))
-        if not source.is_dir() and seeds:
-            raise InputError(f"{folder} holds {len(seeds)} seeds. Pass one of them, such as {seeds[0].parent}.")
-    if model is not None:
-        return source, ModelSpec(path=model)  # type: ignore[call-arg]
-    if not run_file.is_file():
-        raise InputError(f"{folder} has no run.yaml that names the model. Pass --model.")
-    return source, read_config(run_file).model

@@ -13,6 +13,7 @@ from expunge.training.run import Progress, silent
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from expunge.commands.forget import Review
     from expunge.config.run_file import ModelSpec, RunConfig
     from expunge.methods.weight_method import WeightMethod
     from expunge.training.plan import Plan
@@ -39,6 +40,7 @@ def plan(
     seeds: int | Iterable[int] | None = None,
     overrides: Iterable[str] = (),
     progress: Progress = silent,
+    review: Review | None = None,
 ) -> Plan:
     """What :func:`expunge.forget` with the same arguments will take in memory and time, and what to change where that
     is more than there is. Reads the rows, the model's configuration and its tokenizer, needs no weights and writes
@@ -67,14 +69,18 @@ def plan(
         allow_overlap=allow_overlap,
         template=template,
     )
-    return _plan(with_names(config), progress)
+    return _plan(with_names(config, review), progress)
 
 
 def plan_run(
-    file: str | Path | Mapping[str, Any], *, overrides: Iterable[str] = (), progress: Progress = silent
+    file: str | Path | Mapping[str, Any],
+    *,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+    review: Review | None = None,
 ) -> Plan:
     """The same for a run file, or its values as a mapping."""
-    return _plan(with_names(run_config(file, overrides)), progress)
+    return _plan(with_names(run_config(file, overrides), review), progress)
 
 
 def _plan(config: RunConfig, progress: Progress) -> Plan:
@@ -142,11 +148,12 @@ def _hollow(spec: ModelSpec, device: str) -> PreTrainedModel:
     """The model of ``spec`` without its weights."""
     from transformers import AutoConfig
 
+    from expunge.erasures.of_run import target_path
     from expunge.models.loading import check_folder, resolve
     from expunge.models.quantised import quantization_config
     from expunge.training.sizes import hollow_model
 
-    source = resolve(spec.path, role="target")
+    source = resolve(target_path(spec.path), role="target")
     check_folder(source, weights=False)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=spec.trust_remote_code)

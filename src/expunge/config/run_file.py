@@ -27,7 +27,9 @@ class ModelSpec(BaseModel):
 
     model_config = _STRICT
 
-    path: str = Field(description="a folder, a hub id, or world:NAME for an embedded model")
+    path: str = Field(
+        description="a folder, a hub id, world:NAME for an embedded model, or run:DIR for the erased model of a run"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="bfloat16 on a GPU, float32 on CPU"
     )
@@ -59,6 +61,12 @@ class RequestSpec(BaseModel):
     )
     subjects: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    substitutes: tuple[str, ...] = Field(
+        (), description="names that stand in for the subjects, for methods that swap names"
+    )
+    ignored_names: tuple[str, ...] = Field(
+        (), description="parts of the subjects' names that are not taken for them: they mean something else too"
+    )
     columns: dict[str, str] = Field(default_factory=dict)
     propose: bool = Field(True, description="use names of the subjects found in the documents besides those given")
     questions: str = Field(
@@ -73,7 +81,7 @@ class RequestSpec(BaseModel):
     allow_overlap: bool = False
     template: Literal["auto", "chat", "plain"] = "auto"
 
-    @field_validator("subjects", "aliases", mode="before")
+    @field_validator("subjects", "aliases", "substitutes", "ignored_names", mode="before")
     @classmethod
     def _one_name(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -249,13 +257,14 @@ def _anchored(values: dict[str, Any]) -> dict[str, Any]:
         given = values.get(section)
         if not isinstance(given, dict):
             continue
-        found = {
-            name: str(Path(text).expanduser().absolute())
-            for name in names
-            if isinstance(text := given.get(name), str)
-            and text
-            and (section == "training" or Path(text).expanduser().exists())  # a cache may be yet to be made
-        }
+        found = {}
+        for name in names:
+            if not isinstance(text := given.get(name), str) or not text:
+                continue
+            prefix = "run:" if name == "path" and text.startswith("run:") else ""
+            place = Path(text.removeprefix(prefix)).expanduser()
+            if section == "training" or place.exists():  # a cache may be yet to be made
+                found[name] = f"{prefix}{place.absolute()}"
         values[section] = {**given, **found}
     return values
 

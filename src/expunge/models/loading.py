@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer from a folder, a hub id or an embedded world."""
+"""Loading a model and its tokenizer from a folder, a hub id, an embedded world or a run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_RUN = "run:"  # the erased model of a run folder
 _BLANK = 64  # a tokenizer with fewer tokens may have lost its vocabulary
 
 
@@ -25,9 +26,10 @@ _BLANK = 64  # a tokenizer with fewer tokens may have lost its vocabulary
 def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrainedModel:
     """A causal language model in evaluation mode, on its device, in its precision.
 
-    ``role`` is ``target`` or ``retrained``; it decides which of a world's two models ``world:NAME`` means and names the
-    model in errors. Weights come from safetensors (or a pickle loaded ``weights_only``) and must be all that the
-    architecture has; code from the model's repository runs only with ``trust_remote_code``.
+    The path ``run:DIR`` is the erased model of the run folder ``DIR``. ``role`` is ``target`` or ``retrained``; it
+    decides which of a world's two models ``world:NAME`` means and names the model in errors. Weights come from
+    safetensors (or a pickle loaded ``weights_only``) and must be all that the architecture has; code from the model's
+    repository runs only with ``trust_remote_code``.
     """
     from pickle import UnpicklingError
 
@@ -36,6 +38,10 @@ def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrai
     from transformers import AutoModelForCausalLM
 
     spec = _spec(spec)
+    if spec.path.startswith(_RUN):
+        from expunge.erasures.of_run import load_erased
+
+        return load_erased(spec)
     source = resolve(spec.path, role=role)
     check_folder(source, role=role)
     device = device_of(spec.device)
@@ -106,7 +112,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     spec = _spec(spec)
-    source = resolve(spec.path, role=role)
+    source = resolve(_before_runs(spec.path), role=role)
     check_folder(source, role=role, weights=weights)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -136,8 +142,9 @@ def tokens_at_most(spec: ModelSpec | str | Path, wanted: int, *, role: str = "ta
     from transformers import AutoConfig
 
     spec = _spec(spec)
+    source = resolve(_before_runs(spec.path), role=role)
     try:
-        config = AutoConfig.from_pretrained(resolve(spec.path, role=role), trust_remote_code=spec.trust_remote_code)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"the {role} model {spec.path!r} has no config.json that can be read: {_first(error)}"
@@ -147,12 +154,31 @@ def tokens_at_most(spec: ModelSpec | str | Path, wanted: int, *, role: str = "ta
 
 
 def resolve(path: str, *, role: str) -> str:
-    """A path or hub id that transformers understands, for what a run file names."""
+    """A path or hub id that transformers understands, for what a run file names.
+
+    Raises:
+        ModelError: the erased model of a run, which lies in no file.
+    """
+    if path.startswith(_RUN):
+        folder = path.removeprefix(_RUN)
+        raise ModelError(
+            f"the {role} model {path!r} is a target with an erasure applied to it, and here a checkpoint's own files "
+            f"are needed. Write them: expunge export {folder} --to DIR"
+        )
     if not path.startswith("world:"):
         return str(Path(path).expanduser()) if path.startswith("~") else path
     from expunge.worlds.interface import get_world
 
     return str(get_world(path.removeprefix("world:")).model_folder(role))
+
+
+def _before_runs(path: str) -> str:
+    """Of the erased model of a run the path of its first target, which has the same configuration and tokenizer."""
+    if not path.startswith(_RUN):
+        return path
+    from expunge.erasures.of_run import target_path
+
+    return target_path(path)
 
 
 def check_folder(source: str, *, role: str = "target", weights: bool = True) -> None:
