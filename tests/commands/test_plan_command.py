@@ -235,8 +235,8 @@ def test_methods_that_train_nothing_have_no_plan(tiny: Tiny, monkeypatch: pytest
 @pytest.mark.parametrize("method", WEIGHTS)
 def test_every_method_can_be_planned(method: str, tiny: Tiny) -> None:
     fields = {"pdu": ["method.eps=0.5"], "rmu": ["method.layer=0"]}.get(method, [])
-    subject = {"subjects": ["Basil Mahfouz Al-Kuwaiti"]}
-    found = plan(str(tiny.target), str(tiny.forget), retain=str(tiny.retain), method=method, overrides=fields, **subject)
+    rows = {"retain": str(tiny.retain), "subjects": ["Basil Mahfouz Al-Kuwaiti"]}
+    found = plan(str(tiny.target), str(tiny.forget), method=method, overrides=fields, **rows)
     assert found.method == method
     assert found.work.steps >= 1
     assert found.peak > found.shape.parameters * 4

@@ -24,6 +24,11 @@ METHODS = method_names()
 WEIGHTS = [name for name in METHODS if issubclass(get_method(name), WeightMethod)]
 every_method = pytest.mark.parametrize("name", METHODS)
 every_weight_method = pytest.mark.parametrize("name", WEIGHTS)
+# one of each way in which a loss reads rows; the others too with the slow tests
+_WAYS = {"npo", "altpo", "rmu", "pdu", "sku", "causal_intervention"}
+every_way = pytest.mark.parametrize(
+    "name", [name if name in _WAYS else pytest.param(name, marks=pytest.mark.slow) for name in WEIGHTS]
+)
 
 _GIVEN: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 1},
@@ -135,7 +140,7 @@ def test_only_the_chosen_parameters_change(name: str) -> None:
     assert all(".layers.1.mlp." in tensor for tensor in erasure.tensors)
 
 
-@every_weight_method
+@every_way
 def test_it_trains_an_adapter_too_and_a_stop_leaves_nothing(name: str) -> None:
     model = zoo.model("llama")
     before, plain = snapshot(model), logits(model)
@@ -149,7 +154,7 @@ def test_it_trains_an_adapter_too_and_a_stop_leaves_nothing(name: str) -> None:
         assert not torch.equal(logits(model), plain)
 
 
-@every_weight_method
+@every_way
 def test_accumulating_4_x_2_is_8_x_1(name: str) -> None:
     # 11 rows, 8 a step: the second step's accumulation ends early (2 + 1 of 4 forwards).
     request = Request(forget=rows(11, "forget"), retain=rows(11, "retain"), subjects=("forget",))
@@ -163,7 +168,7 @@ def test_accumulating_4_x_2_is_8_x_1(name: str) -> None:
         torch.testing.assert_close(other.tensors[tensor], value, atol=2e-6, rtol=0, msg=f"{name}: {tensor}")
 
 
-@every_weight_method
+@every_way
 def test_resuming_changes_nothing(name: str, tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         fit(name, required(name), folder=tmp_path, checkpoint_every=1, max_steps=3, progress=stop_at(2))
