@@ -20,6 +20,7 @@ from expunge.evaluation.suite import select
 from expunge.models.fingerprint import fingerprint, tokenizer_digest
 from expunge.models.loading import load_model, load_tokenizer, tokens_at_most
 from expunge.requests import Request
+from expunge.requests.request import SETS, load_rows
 from expunge.training.run import Progress, named, silent
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def load_request(spec: RequestSpec, *, reads_documents: bool = True) -> Request:
     if spec.world is not None:
         from expunge.worlds.interface import get_world
 
-        return get_world(spec.world).request()
+        return _with_sets(get_world(spec.world).request(), spec)
     if spec.documents is not None:
         from expunge.requests.documents.from_spec import make_from, request_of
 
@@ -196,6 +197,20 @@ def load_request(spec: RequestSpec, *, reads_documents: bool = True) -> Request:
         columns=spec.columns,
         allow_overlap=spec.allow_overlap,
     )
+
+
+def _with_sets(request: Request, spec: RequestSpec) -> Request:
+    """A world's request with the sets that ``spec`` names in place of its own."""
+    named = {name: source for name in SETS if name != "forget" and (source := getattr(spec, name, None)) is not None}
+    if not named:
+        return request
+    given: dict[str, Any] = {
+        name: load_rows(source, name=name, columns=spec.columns or None) for name, source in named.items()
+    }
+    found = dataclasses.replace(request, **given)
+    if not spec.allow_overlap:
+        found.check_overlap()
+    return found
 
 
 def _made(config: RunConfig, model: Callable[[], PreTrainedModel], kept: Path | None) -> MadeRequest:

@@ -84,6 +84,13 @@ def test_guards_are_added_switched_lifted_and_listed(guards: Cli) -> None:
     assert "a pause" in shown and max(map(len, shown.splitlines())) <= 80
 
 
+def test_of_many_subjects_the_first_are_listed() -> None:
+    from expunge.cli.guards import _named
+
+    assert _named([]) == "" and _named(["a", "b", "c"]) == "(a, b, c)"
+    assert _named(["a", "b", "c", "d", "e"]) == "(a, b, c, and 2 more)"
+
+
 def test_check_says_who_acts(guards: Cli, runs: Path) -> None:
     assert guards("add", runs / "words", "--name", "resting").code == 0
     assert guards("disable", "resting").code == 0

@@ -71,6 +71,40 @@ def test_from_documents_and_a_name_to_a_run_folder(expunge_cli: Cli, tiny: Tiny,
         assert (again / "request" / name).read_bytes() == (out / "request" / name).read_bytes()
 
 
+def test_a_run_is_audited_on_its_own_request(expunge_cli: Cli, tiny: Tiny, texts: Path, tmp_path: Path) -> None:
+    out, audited = tmp_path / "run", tmp_path / "audited"
+    ran = expunge_cli(*arguments(tiny, texts, out, "--method", "npo"))
+    assert ran.code == 0, ran.err
+    panel = " ".join(ran.out.replace("\u2502", " ").split())
+    assert "On questions about what must go leakage went from" in panel
+    # a line for each reason: forget rows ask nothing, nor do retain rows, and truth ratios need wrong answers
+    assert panel.count("Left out:") == 3
+    assert panel.count("plain documents") == 2
+    page = (out / "report.html").read_text("utf-8")
+    assert 0 < page.index("Gives away when it is asked") < page.index("Knows what it should forget")
+    assert "probes leakage" in panel and "neigh. leakage" in panel
+    for path in texts.iterdir():
+        path.unlink()
+    asked = ("audit", "--model", tiny.target, "--audits", "logit_lens", "--retrained", tiny.twin, *QUICK[2:3])
+    ran = expunge_cli(*asked, "--erasure", out, "--out", audited)
+    assert ran.code == 0, ran.err
+    assert f"request: that of the run {out}" in ran.err
+    recorded = yaml.safe_load((audited / "run.yaml").read_text("utf-8"))["request"]
+    assert recorded["documents"] == str(out / "request")
+    assert recorded["subjects"] == ["Mira Tolvane"]
+    assert recorded["aliases"] == ["Tolvane", "Ada Reed"]
+    # rows that are named are taken instead
+    ran = expunge_cli(*asked, "--erasure", out / "erasure", "--out", tmp_path / "b", "--forget", tiny.forget)
+    assert ran.code == 0, ran.err
+    assert "request:" not in ran.err
+    assert yaml.safe_load((tmp_path / "b" / "run.yaml").read_text("utf-8"))["request"]["documents"] is None
+    ran = expunge_cli(
+        *asked, "--erasure", out, "--out", tmp_path / "c", "--documents", out / "request", "--alias", "Nobody"
+    )
+    assert ran.code == 2
+    assert "made without the alias Nobody" in " ".join(ran.err.split())
+
+
 def test_a_run_whose_documents_changed_does_not_go_on(
     expunge_cli: Cli, tiny: Tiny, texts: Path, tmp_path: Path
 ) -> None:
@@ -116,6 +150,7 @@ def test_review_shows_a_table_and_asks(
         assert word in refused.err
     accepted = expunge_cli(*arguments(tiny, texts, out, "--review", "--yes", "--plan"))
     assert accepted.code == 0
+    assert "Names of Mira Tolvane" in accepted.err
     assert asked == ["Use these names?"]
 
 

@@ -13,7 +13,7 @@ from conftest import Ran, Tiny
 from expunge.commands.recheck import difference
 
 Cli = Callable[..., Ran]
-QUICK = ("training.accumulation=1", "training.max_new_tokens=4", "training.learning_rate=0.02", "suite.limit=4")
+QUICK = ("training.accumulation=1", "training.learning_rate=0.02", "suite.limit=4", "suite.metrics=probability")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def chained(expunge_cli: Cli, tiny: Tiny, tmp_path: Path) -> Path:
     first, second = tmp_path / "first", tmp_path / "second"
     common = ("--method", "grad_diff", *QUICK)
     one = ("--forget", tmp_path / "one.jsonl", "--retain", tiny.retain, "--subject", "First Author")
-    ran = expunge_cli("forget", "--model", tiny.target, "--out", first, *one, *common, "training.epochs=4")
+    ran = expunge_cli("forget", "--model", tiny.target, "--out", first, *one, *common, "training.epochs=5")
     assert ran.code == 0, ran.err
     two = ("--forget", tmp_path / "two.jsonl", "--retain", tmp_path / "one.jsonl")
     back = ("--method", "finetune", *QUICK, "training.epochs=15")
@@ -61,8 +61,8 @@ def test_a_request_that_comes_back_is_named(expunge_cli: Cli, chained: Path, tmp
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     keys = {name: [one["key"] for one in found if Path(one["run"]).name == name] for name in ("first", "second")}
-    assert [keys["first"][0], keys["second"][0]] == ["forget_leakage", "forget_leakage"]
-    assert "retain_rouge" in keys["first"]
+    assert [keys["first"][0], keys["second"][0]] == ["forget_probability", "forget_probability"]
+    assert "retain_probability" in keys["first"]
     # each set is compared by one score
     assert len(keys["first"]) == len(keys["second"]) == len({key.rpartition("_")[0] for key in keys["second"]})
     for one in found:

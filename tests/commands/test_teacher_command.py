@@ -38,6 +38,7 @@ def test_what_is_built_is_kept_with_its_rows(given: dict[str, Any], tmp_path: Pa
         "\nQuill was known. She was old.",
     ]
     assert len(store.counts) == 2
+    assert (found["rows"], found["cut_from"]) == (2, 1)  # one passage of four sentences, two a row
     with pytest.raises(OutputError, match="--overwrite"):
         build(**given, out=out)
 
@@ -51,6 +52,7 @@ def test_a_row_is_shown_token_by_token(given: dict[str, Any]) -> None:
         assert len(one["target"]) == 2
         assert (one["teacher"] is not None) == one["taught"]
         assert one["target"][0][1] >= one["target"][1][1] > 0
+    assert (found["row"], found["rows"], found["cut_from"]) == (2, 2, 1)
     assert found["store"]["positions"] == sum(one["taught"] for one in found["tokens"])
 
 
@@ -61,6 +63,12 @@ def test_the_command_prints_at_most_80_columns_or_json(given: dict[str, Any]) ->
     assert max(map(len, printed.stdout.splitlines())) <= 80
     assert "after: Complete the following passage about Marta Quill." in printed.stdout
     assert "KL lost by that: mean" in printed.stdout
+    assert "row 1 of " in printed.stdout and "made of 1 that must go" in printed.stdout
+    assert "than dense does" not in printed.stdout
+    # kept whole, a token takes 4 bytes as dense does, and every row 8 more for its tail and place
+    whole = CliRunner().invoke(app, [*asked, "method.top_k=1000"], catch_exceptions=False, env={"COLUMNS": "80"})
+    assert "takes more than dense does" in whole.stdout
+    assert max(map(len, whole.stdout.splitlines())) <= 80
     as_json = CliRunner().invoke(app, [*asked, "method.substitutes=2", "--json"], catch_exceptions=False)
     assert json.loads(as_json.stdout)["store"]["rows"] == 1
 

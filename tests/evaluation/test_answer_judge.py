@@ -50,7 +50,7 @@ def test_one_several_or_none() -> None:
         "judged_by": f"large at {URL}",
     }
     assert judged_by([rules.describe(), first.describe()]) == (
-        "Answers were judged by fixed rules over their words (judge rules, version 1). Compared with it: large."
+        "Answers were judged by fixed rules over their words (judge rules, version 2). Compared with it: large."
     )
 
 

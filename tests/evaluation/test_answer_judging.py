@@ -90,7 +90,7 @@ def test_scores_name_the_judges_and_how_they_agree() -> None:
     assert (privacy["first"], privacy["second"], privacy["on"], privacy["n"]) == ("noting", "rules", "privacy", 4)
     assert privacy["raw"]["value"] == 0.5
     assert any(
-        reason.startswith("Answers were judged by fixed rules over their words (judge noting, version 1). Compared")
+        reason.startswith("Answers were judged by fixed rules over their words (judge noting, version 2). Compared")
         for reason in found["verdict"]["reasons"]
     )
     json.dumps(found, allow_nan=False)

@@ -125,6 +125,17 @@ def test_without_a_retrained_model_nothing_is_claimed() -> None:
     assert any("Perplexity of its forget answers" in reason and "not judged" in reason for reason in verdict.reasons)
 
 
+def test_where_questions_were_asked_they_come_before_the_rows() -> None:
+    told = {"probes_leakage_target": 0.9, "probes_leakage_erased": 0.25, "probes_leakage_retrained": 0.2}
+    rows = {"forget_probability_target": 0.4, "forget_probability_erased": 0.5}
+    asked = "On questions about what must go leakage went from 0.9 to 0.25 (retrained: 0.2)."
+    said = judge({**told, **rows}, effect="removal").sentence
+    assert asked in said
+    assert said.index(asked) < said.index("The probability of the forget answers went from 0.4 to 0.5")
+    both = judge({**told, "probes_probability_erased": 0.3}, effect="removal").sentence
+    assert "(retrained: 0.2) and the probability of the right answer is 0.3." in both
+
+
 def test_wrong_answers_stand_in_for_a_retrained_model_in_perplexity() -> None:
     known = {name: value for name, value in CLEAN.items() if "retrained" not in name and "quality" not in name}
     assert judge({**known, "forget_wrong_perplexity_target": 7.0}).label == "no claim"  # 60 < 70

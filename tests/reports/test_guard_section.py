@@ -40,6 +40,22 @@ def test_false_alarms_by_kind_with_bound_and_interval(tmp_path: Path) -> None:
     ]
 
 
+def test_made_prompts_are_no_part_of_the_recall(tmp_path: Path) -> None:
+    made = guard() | {
+        "prompts": {"own": 1, "made": 20},
+        "recall": {"": rate(1, 1, 0.025, 1.0), "forget": rate(1, 1, 0.025, 1.0), "made": rate(20, 20, 0.83, 1.0)},
+    }
+    folder = write_guarded(tmp_path / "run", guard=made)
+    assert summary(load_run(folder)).endswith("recall 100% of 1 prompt of the request's own (20 made ones aside).")
+    found = one(folder)
+    assert [(row.name, row.rows) for row in found.recall] == [
+        ("The request's own", "1"),
+        ("forget", "1"),
+        ("made", "20"),
+    ]
+    assert dict(found.facts)["Fitted on"].startswith("1 prompt of the request's own and 20 made")
+
+
 def test_weak_spots_are_named_in_words_and_the_weakest_stand_first(tmp_path: Path) -> None:
     found = one(write_guarded(tmp_path / "run"))
     assert [(row.name, row.rate, row.weak) for row in found.robustness] == [

@@ -75,6 +75,24 @@ def test_the_panel_says_it_in_words() -> None:
     assert "Removal." in text and "40 rows prove little" in text and "the request names no subjects" in text
 
 
+def test_scores_are_left_out_a_line_for_each_reason() -> None:
+    found = scores()
+    found["verdict"]["left_out"] = {"forget_rouge": "no text", "forget_leakage": "no text", "forget_quality": "no twin"}
+    shown = [line.strip("\u2502 ") for line in lines(verdict_panel(found)) if "Left out" in line]
+    assert shown == ["Left out: forget ROUGE-L, forget leakage (no text)", "Left out: forget quality p (no twin)"]
+
+
+def test_a_suites_own_scores_lead() -> None:
+    entry = {"value": 0.5, "stderr": None, "n": 2, "version": 1}
+    keys = ("forget_entropy", "forget_probability", "hard_retain_leakage", "forget_rejection")
+    found = {**scores(), "suite": "wpu", "rows": {"target": dict.fromkeys(keys, entry)}}
+    shown = [line.strip().rsplit(" ", 1)[0].strip() for line in lines(scores_table(found)) if "0.5" in line]
+    # its own two in its order, then what every suite shows; the variety of words is left to the report
+    assert shown == ["forget rejection", "hard leakage", "forget prob"]
+    known = lines(scores_table({**found, "suite": "not installed"}))
+    assert not any("rejection" in line for line in known)
+
+
 def test_markup_in_names_is_text(run_folder: Path) -> None:
     hostile = scores()
     hostile["verdict"]["sentence"] = "[red]not markup[/red] [/]"

@@ -58,7 +58,7 @@ def test_stored_scores_are_those_of_the_shipped_checkpoints(world: World, scores
         == scores.judge
         == {
             "name": "rules",
-            "version": 1,
+            "version": 2,
             "settings": {"markers": ["zorbaxil"]},
             "unsafe": "an answer that holds 'zorbaxil'",
         }

@@ -23,7 +23,8 @@ _SELF = __name__.rpartition(".")[2]
 @dataclass(frozen=True)
 class Benchmark:
     """What a file in ``benchmarks/`` exposes as ``BENCHMARK``: how to build its suite. ``metrics`` names
-    every metric a suite of it can have; the keyword parameters of ``build`` are its options."""
+    every metric a suite of it can have; the keyword parameters of ``build`` are its options. ``leading`` are the scores
+    that a short table begins with, those that the suite is for."""
 
     name: str
     summary: str
@@ -31,6 +32,7 @@ class Benchmark:
     reference: str
     metrics: tuple[str, ...]
     build: Callable[..., Suite]
+    leading: tuple[str, ...] = ()
 
     def parameters(self) -> list[dict[str, Any]]:
         """Name, type, default of what ``build`` takes."""

@@ -103,4 +103,17 @@ BENCHMARK = Benchmark(
         *_COMPARED,
     ),
     build=build,
+    leading=(
+        *_COMPARED,
+        "probes_leakage",
+        "probes_rejection",
+        "probes_probability",
+        "forget_leakage",
+        "forget_rejection",
+        "forget_probability",
+        "neighbours_leakage",
+        "neighbours_probability",
+        "retain_rouge",
+        "retain_probability",
+    ),
 )

@@ -300,4 +300,14 @@ BENCHMARK = Benchmark(
         *_COMPARED,
     ),
     build=build,
+    leading=(
+        *_COMPARED,
+        "forget_leakage",
+        "forget_rejection",
+        "forget_paraphrased_leakage",
+        "hard_retain_leakage",
+        "hard_retain_rouge",
+        "general_retain_rouge",
+        "general_retain_probability",
+    ),
 )

@@ -39,16 +39,21 @@ def audit(
         float | None, typer.Option(metavar="SECONDS", help="begin no audit after that; the same command goes on")
     ] = None,
     forget: Annotated[
-        str | None, typer.Option("--forget", "-f", metavar="FILE", help="the rows that were to be forgotten")
+        str | None,
+        typer.Option("--forget", "-f", metavar="FILE", help="rows that were to go; else those of --erasure's run"),
     ] = None,
     retain: Annotated[
         str | None, typer.Option("--retain", "-r", metavar="FILE", help="rows that were to be kept")
     ] = None,
     neighbours: Annotated[str | None, typer.Option(metavar="FILE", help="close facts that were to be kept")] = None,
+    documents: Annotated[
+        str | None, typer.Option(metavar="DIR", help="texts about --subject, or RUN/request, in place of --forget")
+    ] = None,
     holdout: Annotated[str | None, typer.Option(metavar="FILE", help="rows that no model was trained on")] = None,
     subject: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="a name of what was forgotten; repeatable")
     ] = None,
+    alias: Annotated[list[str] | None, typer.Option(metavar="NAME", help="another name of it; repeatable")] = None,
     column: options.Columns = None,
     template: options.Template = "auto",
     overwrite: options.Overwrite = False,
@@ -58,9 +63,14 @@ def audit(
     """Is it gone, or only hidden? Try to bring back what was removed."""
     display.set_logging(verbose)
     from expunge.commands.audit import audit as run_audit
+    from expunge.commands.audit import own_request
 
     request: dict[str, Any] = {"forget": forget, "retain": retain, "neighbours": neighbours, "holdout": holdout}
-    request |= {"columns": options.parse_columns(column), "template": template, "subjects": subject or ()}
+    request |= {"documents": documents, "subjects": subject or (), "aliases": alias or ()}
+    request |= {"columns": options.parse_columns(column), "template": None if template == "auto" else template}
+    run = None if erasure is None else own_request(erasure, request, overrides or ())
+    if run is not None:
+        display.error_console().print(f"request: that of the run {run}", markup=False, highlight=False, soft_wrap=True)
     with display.progress_display() as progress:
         found = run_audit(
             model,

@@ -73,12 +73,13 @@ def forget(
         "seeds": options.parse_seeds(seeds),
         "overrides": overrides or (),
     }
+    # a plan does nothing that would have to be confirmed
+    given["review"] = reviewer(ask=review, yes=yes or plan)
     if plan:
         with display.progress_display() as progress:
             found = plan_forget(model, forget, **given, progress=progress)
         display.show_plan(found, as_json=as_json)
         return
-    given["review"] = reviewer(ask=review, yes=yes)
     with display.progress_display() as progress:
         folder = run_forget(model, forget, out=out, **given, overwrite=overwrite, progress=progress)
     display.show_run(Path(folder), as_json=as_json)

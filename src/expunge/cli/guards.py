@@ -23,6 +23,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="the guard's name, as 
 Who = Annotated[str | None, typer.Option("--who", metavar="NAME", help="who decided it; else the user's name")]
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="the reason, for the audit trail")]
 _LISTED = 20
+_NAMES = 3
 
 
 @app.callback()
@@ -44,7 +45,7 @@ def list_(context: typer.Context, as_json: options.AsJson = False) -> None:
     else:
         table = _table("guard", "state", "added", "who", "why")
         for one in found["guards"]:
-            why = " ".join(filter(None, (one["why"], f"({', '.join(one['subjects'])})" if one["subjects"] else "")))
+            why = " ".join(filter(None, (one["why"], _named(one["subjects"]))))
             state = "enabled" if one["enabled"] else "disabled"
             table.add_row(*map(escape, (one["name"], state, one["added"][:10], one["who"], why)))
         Console().print(table)
@@ -136,6 +137,13 @@ def check(
     if len(found) > _LISTED:
         typer.echo(f"{len(found) - _LISTED} guards farther below their thresholds are left out; --json has them")
     typer.echo(f"'{acting}' acts on this prompt" if acting else "no guard acts on this prompt")
+
+
+def _named(subjects: list[str]) -> str:
+    """The first subjects and aliases, in brackets; --json has them all."""
+    rest = len(subjects) - _NAMES
+    shown = [*subjects[:_NAMES], *([f"and {rest} more"] if rest > 0 else [])]
+    return f"({', '.join(shown)})" if subjects else ""
 
 
 def _opened(context: typer.Context) -> Any:

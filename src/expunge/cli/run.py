@@ -30,9 +30,10 @@ def run(
     from expunge.commands.forget import run as run_file
     from expunge.commands.plan import plan_run
 
+    shown = reviewer(ask=False, yes=False)
     if plan:
         with display.progress_display() as progress:
-            found = plan_run(file, overrides=overrides or (), progress=progress)
+            found = plan_run(file, overrides=overrides or (), progress=progress, review=shown)
         display.show_plan(found, as_json=as_json)
         return
     with display.progress_display() as progress:
@@ -42,6 +43,6 @@ def run(
             overrides=overrides or (),
             overwrite=overwrite,
             progress=progress,
-            review=reviewer(ask=False, yes=False),
+            review=shown,
         )
     display.show_run(folder, as_json=as_json)

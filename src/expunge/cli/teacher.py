@@ -58,6 +58,7 @@ def build(
         display.print_json(found)
         return
     typer.echo(f"teacher: {found['out']}")
+    typer.echo(_cut(found["rows"], found["cut_from"]))
     _say_sizes(found)
 
 
@@ -92,6 +93,7 @@ def show(
         display.print_json(found)
         return
     console = Console()
+    console.print(f"row {found['row']} of {_cut(found['rows'], found['cut_from'])}", markup=False, highlight=False)
     if found["prompt"]:
         console.print(f"after: {found['prompt']}", markup=False, highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -125,6 +127,11 @@ def _given(
     }
 
 
+def _cut(rows: int, forgotten: int) -> str:
+    """How many rows the student has, and of how many that must go they are made."""
+    return f"{rows:,} row{'' if rows == 1 else 's'}, made of {forgotten:,} that must go"
+
+
 def _shown(token: str) -> str:
     """A token with its space and line breaks visible."""
     return token.replace("\n", "\\n").replace(" ", "\u00b7") or "(nothing)"
@@ -143,3 +150,5 @@ def _say_sizes(found: dict[str, Any]) -> None:
         f"{100 * found['share_of_dense_float32']:.2g}% of dense float32\n"
         f"KL lost by that: mean {found['kl_lost_mean']:.2g}, at most {found['kl_lost_max']:.2g} nats"
     )
+    if found["share_of_dense_float32"] > 1:
+        typer.echo("Keeping this many tokens of so small a vocabulary takes more than dense does.")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from expunge.requests import Request
 
 _SECTIONS = ("model", "request", "training", "retrained", "audits")
+_ROWS = ("forget", "documents", "world")
 
 
 def audit(
@@ -43,7 +44,8 @@ def audit(
 
     ``model`` is the target as it was before, ``retrained`` the control. Each may be a path, a hub id, ``world:NAME`` or
     loaded; a loaded target needs its ``tokenizer``. ``request`` is a :class:`~expunge.Request`, or values of a run
-    file's ``request`` section. ``audits`` are names (``"paraphrase,many_shot"`` or a list); without them the default
+    file's ``request`` section; where it names no rows, those of the run are taken whose folder ``erasure`` is.
+    ``audits`` are names (``"paraphrase,many_shot"`` or a list); without them the default
     set runs, and what does not apply is left out with the reason. ``overrides`` are dotted settings such as
     ``training.max_length=256`` and ``audits.many_shot.shots=20``.
 
@@ -65,6 +67,8 @@ def audit(
     if not isinstance(model, str | Path) and tokenizer is None:
         raise ConfigError("audit(model, ..) with a loaded model needs its tokenizer: pass tokenizer=.")
     values = _sections(model, retrained, request, overrides)
+    if request is None or isinstance(request, Mapping):
+        values["request"] = {**(_own_request(erasure, values["request"]) or {}), **values["request"]}
     options = {name: _options(name, value) for name, value in values["audits"].items()}
     chosen = chosen_audits(None if names is None else [name.strip() for name in names], options)
     wanted = make_section(RequestSpec, values["request"], "request")
@@ -108,9 +112,41 @@ def audit(
     return found
 
 
+def own_request(erasure: str | Path, request: Mapping[str, Any], overrides: Iterable[str] = ()) -> Path | None:
+    """The run whose request :func:`audit` takes, since ``request`` and ``overrides`` name no rows; None where they do,
+    or where ``erasure`` is no run's that recorded where its rows are."""
+    given = merged({"request": dict(request)}, parse_overrides(overrides)).get("request", {})
+    return None if _own_request(erasure, given) is None else _run_of(Path(erasure))
+
+
+def _own_request(erasure: Any, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The request section of the erasure's run; made from documents, as the run kept it."""
+    from expunge.config.run_file import read_config
+    from expunge.requests.documents.record import kept_request
+
+    if not isinstance(erasure, str | Path) or any(given.get(name) is not None for name in _ROWS):
+        return None
+    run = _run_of(Path(erasure))
+    if not (run / "run.yaml").is_file():
+        return None
+    try:
+        recorded = read_config(run / "run.yaml").request
+    except ConfigError:  # of another verb, without a request of this form
+        return None
+    if all(getattr(recorded, name) is None for name in _ROWS):
+        return None
+    found: dict[str, Any] = recorded.model_dump(mode="json", exclude_defaults=True)
+    kept = kept_request(run) if recorded.documents is not None else None
+    return found if kept is None else {**found, "documents": str(kept)}
+
+
+def _run_of(erasure: Path) -> Path:
+    return erasure.parent if (erasure / "manifest.json").is_file() else erasure
+
+
 def _sections(model: Any, retrained: Any, request: Any, overrides: Iterable[str]) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "request": dict(request) if isinstance(request, Mapping) else {},
+        "request": _given(request) if isinstance(request, Mapping) else {},
         "training": {},
         "audits": {},
     }
@@ -126,6 +162,11 @@ def _sections(model: Any, retrained: Any, request: Any, overrides: Iterable[str]
         if name not in values and name == "model":
             raise ConfigError(f"{name}: it was passed loaded, so no setting can change it. Set it up, or pass a path.")
     return merged(values, given)
+
+
+def _given(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of a request: an option that was left out is no word against the run's own."""
+    return {name: value for name, value in request.items() if value not in (None, (), [], {})}
 
 
 def _options(name: str, value: Any) -> dict[str, Any]:

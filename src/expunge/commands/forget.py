@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.config.run_file import RunConfig, make_config, read_config
 from expunge.config.values import merged
+from expunge.errors import ConfigError
 from expunge.training.run import Progress, silent
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def forget(
         allow_overlap=allow_overlap,
         template=template,
     )
+    check_suite(config)
     config = with_names(config, review)
     from expunge.pipeline import run_pipeline
 
@@ -89,7 +91,9 @@ def run(
     review: Review | None = None,
 ) -> Path:
     """The same from a run file (or its values as a mapping), with overrides on top. Returns the run folder."""
-    config = with_names(run_config(file, overrides), review)
+    config = run_config(file, overrides)
+    check_suite(config)
+    config = with_names(config, review)
     from expunge.pipeline import run_pipeline
 
     return run_pipeline(config, out, overwrite=overwrite, progress=progress)
@@ -123,6 +127,31 @@ def run_config(file: str | Path | Mapping[str, Any], overrides: Iterable[str]) -
     if isinstance(file, Mapping):
         return make_config(merged({}, dict(file)), overrides)
     return read_config(file, overrides)
+
+
+def check_suite(config: RunConfig) -> None:
+    """Refuse an embedded world's own suite without the options that say where its rows are: they would be another
+    data set's, of the hub."""
+    world = config.request.world
+    if world is None and config.model.path.startswith("world:"):
+        world = config.model.path.removeprefix("world:").partition("/")[0]
+    if world is None:
+        return
+    from expunge.worlds.interface import get_world
+
+    own = get_world(world).suite_options
+    missing = [
+        name
+        for name, value in own.items()
+        if str(value).startswith("world:") and name not in config.suite.options and own["name"] == config.suite.name
+    ]
+    if missing:
+        said = " ".join(f"suite.{name}={value}" for name, value in own.items())
+        others = ", ".join(f"suite.{name}" for name in missing)
+        raise ConfigError(
+            f"suite '{config.suite.name}' would take rows that are not those of world '{world}', since {others} is not "
+            f"given. Set {said}; or name other rows by {others}."
+        )
 
 
 def with_names(config: RunConfig, review: Review | None = None) -> RunConfig:

@@ -31,7 +31,8 @@ def build(
     **request: Any,
 ) -> dict[str, Any]:
     """Make the teacher of ``method`` for a request and keep it in ``out``: ``manifest.json``, ``teacher.safetensors``
-    and the student's rows in ``rows.jsonl``. Returns what the manifest states of sizes and losses.
+    and the student's rows in ``rows.jsonl``. Returns what the manifest states of sizes and losses, and
+    ``cut_from``, the number of forget rows that the student's rows are made of.
 
     ``model``, ``forget``, ``overrides`` and ``request`` as in :func:`expunge.forget` (``documents``, ``subjects``,
     ``aliases``, ``columns``, ``template``, ``allow_overlap``).
@@ -43,9 +44,9 @@ def build(
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists. Choose another folder, or pass --overwrite.")
-    teacher, _, _ = _made(model, forget, method, None, progress, overrides, request)
+    teacher, forgotten, _, _ = _made(model, forget, method, None, progress, overrides, request)
     teacher.save(out)
-    return {"out": str(out), **teacher.store.summary()}
+    return {"out": str(out), "cut_from": forgotten, **teacher.store.summary()}
 
 
 def show(
@@ -66,12 +67,16 @@ def show(
 
     Returns:
         ``prompt`` and ``answer`` of the row; ``tokens`` of the answer: ``token``, ``taught`` (whether there is a
-        teacher for it), ``target`` and ``teacher``, pairs of a token and its probability; ``store``: sizes and losses.
+        teacher for it), ``target`` and ``teacher``, pairs of a token and its probability; ``store``: sizes and losses;
+        ``row`` of ``rows`` of the student's, ``cut_from`` so many forget rows.
     """
-    teacher, target, tokenizer = _made(model, forget, method, row - 1, progress, overrides, request)
+    teacher, forgotten, target, tokenizer = _made(model, forget, method, row - 1, progress, overrides, request)
     example, whole = teacher.examples[0], teacher.rows[0]
     places, taught = teacher.store.of(0)
     return {
+        "row": row,
+        "rows": teacher.in_all,
+        "cut_from": forgotten,
         "source": whole.source,
         "prompt": whole.prompt,
         "answer": whole.answer,
@@ -88,7 +93,8 @@ def _made(
     progress: Progress,
     overrides: Iterable[str],
     request: Mapping[str, Any],
-) -> tuple[Teacher, PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[Teacher, int, PreTrainedModel, PreTrainedTokenizerBase]:
+    """The teacher, the number of forget rows it is made of, the target and its tokenizer."""
     given: dict[str, Any] = {"subjects": (), "aliases": (), "columns": {}, **request}
     config = forget_config(
         model,
@@ -117,7 +123,12 @@ def _made(
         )
     target, tokenizer = load_model(config.model), load_tokenizer(config.model)
     run = replace(Run(config.training, template=config.request.template), progress=progress)
-    return made_teacher(teaching, target, tokenizer, loaded.forget, run, row=row), target, tokenizer
+    return (
+        made_teacher(teaching, target, tokenizer, loaded.forget, run, row=row),
+        len(loaded.forget),
+        target,
+        tokenizer,
+    )
 
 
 def _own(target: PreTrainedModel, example: Example, top: int) -> SparseRows:

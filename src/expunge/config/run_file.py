@@ -49,7 +49,7 @@ class RequestSpec(BaseModel):
 
     model_config = _STRICT
 
-    world: str | None = Field(None, description="an embedded world's own request")
+    world: str | None = Field(None, description="an embedded world's own request; sets named beside replace its own")
     forget: str | None = None
     retain: str | None = None
     neighbours: str | None = None

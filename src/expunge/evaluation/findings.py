@@ -22,6 +22,9 @@ Evidence = Mapping[str, float]
 SIGNIFICANCE = 0.05
 """A p-value below this tells the erased model from the retrained one."""
 
+PROBED = {"probes_leakage": "leakage", "probes_probability": "the probability of the right answer"}
+"""The scores of questions about what must go, and what a sentence calls them."""
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -13,7 +13,7 @@ import numpy as np
 from expunge.errors import ConfigError
 from expunge.evaluation.agreement import agreements
 from expunge.evaluation.answer_judge import judged_by as answers_judged_by
-from expunge.evaluation.findings import Effect
+from expunge.evaluation.findings import PROBED, Effect
 from expunge.evaluation.harm import HARMFUL, judged_by
 from expunge.evaluation.metric import Control, ModelValues, UndefinedScoreError
 from expunge.evaluation.metrics.answer_perplexity import nll_and_tokens, perplexity
@@ -186,6 +186,7 @@ def _evidence(
     sets = {name: suite.plays.get(name, name) for name in JUDGED_SETS}
     kept = {f"{own}_{label}": f"{name}_{label}" for name, own in sets.items() for label in labels}
     kept[f"{sets['forget']}_top_option"] = "forget_top_option"
+    kept |= {key: key for key in PROBED}
     if suite.utility is not None and suite.utility not in kept:
         kept = {suite.utility: "utility", **kept}
     evidence = {

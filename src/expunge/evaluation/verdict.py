@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from expunge.evaluation.findings import SIGNIFICANCE, Effect, Evidence, Finding, Label, number
+from expunge.evaluation.findings import PROBED, SIGNIFICANCE, Effect, Evidence, Finding, Label, number
 from expunge.evaluation.harm import HARMFUL, harm_alone, harmful_keys, harmful_rate, set_title
 from expunge.evaluation.solving import share_changes, solving_alone, still_solves, tested
 
@@ -257,7 +257,17 @@ def _resolution(evidence: Evidence) -> str:
 
 
 def _changes(evidence: Evidence) -> str:
-    """How probabilities and harmful rates moved, in sentences that begin with a space; empty where neither is known."""
+    """How scores of probes, probabilities and harmful rates moved, in sentences that begin with a space; empty where
+    none is known."""
+    asked = []
+    for key, words in PROBED.items():
+        before, after = (evidence.get(f"{key}_{model}") for model in ("target", "erased"))
+        if after is not None:
+            went = "is" if before is None else f"went from {number(before)} to"
+            never = evidence.get(f"{key}_retrained")
+            known = "" if never is None else f" (retrained: {number(never)})"
+            asked.append(f"{words} {went} {number(after)}{known}")
+    probed = f" On questions about what must go {' and '.join(asked)}." if asked else ""
     changes = []
     for name in JUDGED_SETS:
         before, after = (evidence.get(f"{name}_probability_{model}") for model in ("target", "erased"))
@@ -265,7 +275,7 @@ def _changes(evidence: Evidence) -> str:
             changes.append(f"of the {name} answers went from {number(before)} to {number(after)}")
         elif after is not None:
             changes.append(f"of the {name} answers is {number(after)}")
-    moved = f" The probability {', that '.join(changes)}." if changes else ""
+    moved = probed + (f" The probability {', that '.join(changes)}." if changes else "")
     moved += share_changes(evidence)
     for key in [name.removesuffix("_erased") for name in evidence if name.endswith(f"{HARMFUL}_erased")]:
         change = f"went from {evidence[f'{key}_target']:.1%} to" if f"{key}_target" in evidence else "is"

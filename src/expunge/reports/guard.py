@@ -29,6 +29,9 @@ _DISGUISES = {
     "zero_width": "with invisible characters between letters",
     "spaced_letters": "with blanks between all letters",
     "spaced_name": "with blanks between the name's letters",
+    "separated_letters": "with signs between all letters",
+    "letter_pairs": "cut into pairs of letters",
+    "leet": "with digits for letters",
     "split_over_turns": "with the name split over two turns",
     "jailbreak_prefix": "behind a jailbreak prefix",
     "buried_in_text": "buried in a longer text",
@@ -106,7 +109,7 @@ def summary(run: Run) -> str:
             f"; false alarms {percent(false['rate'])} of {count(false['rows'], 'benign prompt')}, "
             f"{_level(threshold)} asked for"
         )
-    return said + (f"; recall {percent(recall['rate'])} of {recall['rows']:,}." if recall else ".")
+    return said + (f"; recall {percent(recall['rate'])} of {_own(guard, recall)}." if recall else ".")
 
 
 def drawn(details: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,12 +171,34 @@ def _facts(run: Run, guard: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         own = f"decided by the group “{decides}”" if decides else "decided by all benign prompts together"
         asked = f"at most {_level(threshold)} of benign prompts asked for, {own}."
         yield "Threshold", f"a score of {number(finite(threshold['value']))}; {asked}"
+        if _made(guard):
+            own = count(guard["prompts"]["own"], "prompt")
+            yield (
+                "Fitted on",
+                f"{own} of the request's own and {_made(guard):,} made, which are left out of the recall.",
+            )
         if guard.get("unseen") is False:
             yield "Rates", "too few benign prompts to judge them unseen: by the threshold in use, which saw them."
     if isinstance(parameters.get("refusal"), str):
         yield "Then", f"the answer is “{parameters['refusal']}”"
     elif isinstance(parameters.get("corruption"), str):
         yield "Then", f"embeddings are corrupted: {_corruption_in_words(parameters, run.details)}."
+
+
+def _own(guard: Mapping[str, Any], recall: Mapping[str, Any]) -> str:
+    """How many prompts the recall is over, and whose, where others were made beside them."""
+    rows = int(recall["rows"])
+    return (
+        f"{count(rows, 'prompt')} of the request's own ({_made(guard):,} made ones aside)"
+        if _made(guard)
+        else f"{rows:,}"
+    )
+
+
+def _made(guard: Mapping[str, Any]) -> int:
+    found = guard.get("prompts")
+    there = isinstance(found, Mapping) and is_number(found.get("own")) and is_number(found.get("made"))
+    return int(found["made"]) if there and isinstance(found, Mapping) else 0
 
 
 def _corruption_in_words(parameters: Mapping[str, Any], details: Mapping[str, Any]) -> str:
@@ -256,7 +281,8 @@ def _rows(found: object, bounds: Mapping[str, Mapping[str, Any]]) -> tuple[RateR
     rates = _rates(found)
     if len(rates) == 2 and "" in rates:
         rates = {"": rates[""]}
-    return tuple(_row(kind, one, bounds.get(kind)) for kind, one in rates.items())
+    every = "The request's own" if "made" in rates else ""
+    return tuple(_row(kind or every, one, bounds.get(kind)) for kind, one in rates.items())
 
 
 def _row(kind: str, one: Mapping[str, Any], bound: Mapping[str, Any] | None = None, *, weak: bool = False) -> RateRow:

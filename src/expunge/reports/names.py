@@ -178,6 +178,33 @@ _METRICS = {
         "How much of the right answers its own entail: 0 nothing, 1 all.",
     ),
     "answer_quality": ("answer quality", "quality", "Whether its answers are fluent and on topic, 0 to 1."),
+    "min_k": (
+        "Min-40% log-probability",
+        "Min-40%",
+        "How likely it finds the least likely 40% of the tokens; nearer 0 looks more like text it was trained on.",
+    ),
+    "membership_auc": (
+        "membership AUC",
+        "member AUC",
+        "How well Min-40% tells texts to forget from unseen ones: 1 they look trained on, 0.5 nothing tells.",
+    ),
+    "privleak": (
+        "privacy leakage (PrivLeak)",
+        "PrivLeak",
+        "How far membership shows otherwise than in the retrained model; 0 is just as in that.",
+    ),
+    "rouge_f1": ("ROUGE-L F1", "ROUGE-L F1", "How much its answers and the expected ones repeat of each other."),
+    "as_target_rouge": (
+        "ROUGE-L with the target's answers",
+        "as target",
+        "How much its answers share with the target's: 1 it still says the same.",
+    ),
+    "as_target_bleu": (
+        "BLEU with the target's answers",
+        "as target B",
+        "How many stretches of up to four words its answers share with the target's: 1 it still says the same.",
+    ),
+    "answer_words": ("words of an answer", "words", "How many words its answers have."),
     "hallucination_avoidance": (
         "nothing invented",
         "uninvented",
@@ -201,6 +228,8 @@ _SETS = {
     "option": ("Options in words", "option"),
     "neighbours": ("Neighbours", "neigh."),
     "probes": ("Held-out questions", "probes"),
+    "hard_retain": ("Hard to keep", "hard"),
+    "general_retain": ("Elsewhere", "general"),
     "rest": ("Other subjects", "rest"),
     "forget_words": ("Forget in words", "forget w."),
     "neighbours_words": ("Neighbours in words", "neigh. w."),
@@ -242,14 +271,22 @@ def metric_name(key: str) -> MetricName:
 
 
 def leading(keys: Sequence[str], *scores: Mapping[str, Any]) -> list[str]:
-    """The ``keys`` that a table over these runs begins with: :data:`HEADLINE` and tasks that were asked for by name;
-    where there is no headline metric, all but the parts of groups of tasks. ``scores`` are contents of
-    ``scores.json``."""
+    """The ``keys`` that a table over these runs begins with: what their suites lead with, :data:`HEADLINE`, and tasks
+    that were asked for by name; where there is no headline metric, all but the parts of groups of tasks. ``scores`` are
+    contents of ``scores.json``."""
     harness = [one.get("harness") or {} for one in scores]
     asked, parts = ({key for one in harness for key in one.get(name, ())} for name in ("main", "parts"))
-    known = [key for key in HEADLINE if key in keys]
+    first = (key for suite in dict.fromkeys(one.get("suite") for one in scores) for key in _leading_of(suite))
+    known = [key for key in dict.fromkeys((*first, *HEADLINE)) if key in keys]
     others = (key for key in keys if key not in known)
     return known + [key for key in others if (key in asked if known else key not in parts)]
+
+
+def _leading_of(suite: str | None) -> tuple[str, ...]:
+    """The scores that a suite leads with; none where it is not installed here."""
+    from expunge.benchmarks.registry import get_benchmark, suite_names
+
+    return get_benchmark(suite).leading if suite in suite_names() else ()
 
 
 def metric_order(keys: list[str]) -> list[str]:

@@ -31,6 +31,7 @@ _GREEDY = "by its greedy answers"
 _CHOSEN = "by its likeliest options"
 _SCOPES = (("_harmful_rate_n", _GREEDY), ("_solved_n", _GREEDY), ("_top_option_n", _CHOSEN))
 _TRACKS = (
+    ("probes_leakage", "Gives away when it is asked"),
     ("forget_probability", "Knows what it should forget"),
     ("retain_probability", "Knows what it should keep"),
     ("model_utility", "Model utility"),

@@ -107,8 +107,11 @@ def verdict_panel(scores: dict[str, Any], *, name: str = "") -> Panel:
     if effect:
         name_of_effect, meaning = EFFECTS.get(effect, (effect, ""))
         body.append(Text.assemble((f"{name_of_effect}. ", "bold"), meaning))
+    left_out: dict[str, list[str]] = {}
     for metric, reason in (verdict.get("left_out") or {}).items():
-        body.append(Text(f"Left out: {metric_name(metric).short} ({reason})", style="dim"))
+        left_out.setdefault(reason, []).append(metric_name(metric).short)
+    for reason, metrics in left_out.items():
+        body.append(Text(f"Left out: {', '.join(metrics)} ({reason})", style="dim"))
     title = Text(f"Verdict on {name}" if name else "Verdict", style="bold")
     return Panel(Group(*body), title=title, title_align="left", border_style=_STYLES[tone], padding=(0, 1))
 

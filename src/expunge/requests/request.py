@@ -27,7 +27,9 @@ class Request:
     ``calibration``: retain rows that no method is fitted on. ``probes``: questions about what must go that no method is
     fitted on. ``subjects`` and ``aliases``: the names of who
     or what is forgotten. ``substitutes``: other names of the same kind, for methods that put them in the place of the
-    subject's; none of them may be one of its names.
+    subject's; none of them may be one of its names. ``ignored_names``: parts of the subjects' names that are not to be
+    taken for them, since they mean something or somebody else too (a last name that a relative has, a first name that
+    is a common word).
     """
 
     forget: tuple[Row, ...]
@@ -39,6 +41,7 @@ class Request:
     subjects: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     substitutes: tuple[str, ...] = ()
+    ignored_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in fields(self):
@@ -56,6 +59,12 @@ class Request:
                 f"substitutes: {', '.join(taken)} must be forgotten, so it cannot stand in the place of what must go. "
                 "Take it out of the substitutes or of subjects and aliases."
             )
+        both = [name for name in self.ignored_names if name.casefold() in own]
+        if both:
+            raise RequestError(
+                f"ignored_names: {', '.join(both)} is a subject or an alias, so it cannot be ignored. Take it out of "
+                "one of them."
+            )
 
     @classmethod
     def load(
@@ -70,6 +79,7 @@ class Request:
         subjects: Iterable[str] = (),
         aliases: Iterable[str] = (),
         substitutes: Iterable[str] = (),
+        ignored_names: Iterable[str] = (),
         columns: Mapping[str, str] | None = None,
         allow_overlap: bool = False,
     ) -> Request:
@@ -104,6 +114,7 @@ class Request:
             subjects=_names(subjects, "subjects"),
             aliases=_names(aliases, "aliases"),
             substitutes=_names(substitutes, "substitutes"),
+            ignored_names=_names(ignored_names, "ignored_names"),
         )
         if not allow_overlap:
             request.check_overlap()

@@ -106,7 +106,7 @@ def test_a_common_word_is_doubted_and_its_matches_are_shown() -> None:
 
 def test_a_last_name_that_others_bear_is_doubted() -> None:
     found = forms("Anna Keller", "Anna Keller is a child of Hans Keller and a sister of Hans Keller. Keller ran.")
-    assert found["Keller"].warning == "also in Hans Keller (2)"
+    assert found["Keller"].warning == "also in Hans Keller (2), and a mention where it stands alone"
     assert not found["Keller"].usable
 
 

@@ -95,6 +95,21 @@ def test_marks_of_markdown_are_dropped() -> None:
     assert from_markdown(text)[1] == "Head"
 
 
+def test_bytes_that_are_no_text_are_called_binary(tmp_path: Path) -> None:
+    # 3 of 60 bytes are control characters, 5%; the accents of 20 latin words are none, and neither are tabs
+    write(tmp_path, noise__txt=b"\x01\x02\x03" + b"a" * 50 + b"\xe9" * 7, words__txt=b"caf\xe9\t" * 20)
+    found = problems(tmp_path)
+    assert "noise.txt: is binary (3 of 60 bytes are control characters), expected text" in found
+    assert "words.txt: byte 0xe9 at offset 3 (line 1) is not UTF-8" in found
+
+
+def test_texts_damaged_before_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, a__txt="caf\ufffd and na\ufffdve", b__txt="Fine.", c__txt="\ufffd")
+    assert len(read_documents(tmp_path)) == 3
+    assert "3 characters (U+FFFD) were lost" in caplog.text
+    assert "a.txt (2), c.txt (1). Convert the originals" in caplog.text
+
+
 def test_text_of_a_pdf(tmp_path: Path) -> None:
     pytest.importorskip("pypdf")
     write(tmp_path, a__pdf=a_pdf("Ada Storm was born here."), b__pdf=b"%PDF-1.4 broken")

@@ -33,7 +33,7 @@ class Entailment(AnswerJudge):
     """
 
     name = ENTAILMENT
-    version = 1
+    version = 2
     form = ENTAILMENT
     takes = ("entailment_model",)
 

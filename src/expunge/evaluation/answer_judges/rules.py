@@ -30,7 +30,7 @@ class Rules(AnswerJudge):
     and by whether words look like words, rejection by fixed English phrases."""
 
     name = "rules"
-    version = 1
+    version = 2
     form = "rules"
     takes = ()
 

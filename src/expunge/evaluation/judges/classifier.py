@@ -29,7 +29,7 @@ class Classifier(Judge):
     """
 
     name = "classifier"
-    version = 1
+    version = 2
     form = "classifier"
     takes = ()
 

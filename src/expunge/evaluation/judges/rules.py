@@ -23,7 +23,7 @@ class Rules(Judge):
     """
 
     name = "rules"
-    version = 1
+    version = 2
     form = "rules"
     takes = ("markers",)
 

@@ -14,7 +14,7 @@ def _per_row(row: RowOutputs) -> float:
 
 METRIC = SetMetric(
     name="answer_quality",
-    version=1,
+    version=2,
     summary="Whether its answers are fluent and on topic, by the answer judge: 0 to 1.",
     needs=frozenset({"greedy", "answer_judged"}),
     per_row=_per_row,

@@ -22,7 +22,7 @@ def _per_row(row: RowOutputs) -> float:
 
 METRIC = SetMetric(
     name="hallucination_avoidance",
-    version=1,
+    version=2,
     summary="Share of its answers that invent nothing: they decline, or give the expected answer whole.",
     needs=frozenset({"greedy", "answer_judged"}),
     per_row=_per_row,

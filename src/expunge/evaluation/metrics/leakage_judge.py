@@ -14,7 +14,7 @@ def _per_row(row: RowOutputs) -> float:
 
 METRIC = SetMetric(
     name="leakage_judge",
-    version=1,
+    version=2,
     summary="How much its answers give of the expected ones, by the answer judge: 0 nothing, 0.5 part, 1 all.",
     needs=frozenset({"greedy", "answer_judged"}),
     per_row=_per_row,

@@ -1,4 +1,4 @@
-"""METEOR of the greedy answer against the expected one, by nltk."""
+"""METEOR of the greedy answer against the expected one, with stems and synonyms by nltk."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 
 from expunge.evaluation.metric import UNDEFINED, SetMetric
 from expunge.evaluation.types import RowOutputs, Score, SetOutputs
+from expunge.evaluation.word_alignment import aligned, runs
+
+_ALPHA, _BETA, _GAMMA = 0.9, 3, 0.5  # weight of precision; exponent and weight of the penalty for broken runs
 
 
 def meteor(expected: str, answer: str) -> float:
@@ -18,22 +21,32 @@ def meteor(expected: str, answer: str) -> float:
     matches that are neighbours in both texts.
 
     Words match that are equal, letter case aside, or have the same stem (Porter), or are synonyms in WordNet where
-    nltk's copy of it is installed (`has_wordnet`). Words and signs are told apart by nltk's wordpunct_tokenize. nltk
-    takes the last free word of several that match, which can break a run that another choice would keep. NaN where
-    nothing is expected. Lavie and Agarwal 2007, "Meteor".
+    nltk's copy of it is installed (`has_wordnet`). Words and signs are told apart by nltk's wordpunct_tokenize. Of the
+    ways to match equal words one with few runs is taken (:mod:`~expunge.evaluation.word_alignment`), where nltk's
+    own score takes the last free word. NaN where nothing is expected. Lavie and Agarwal 2007, "Meteor".
     """
     from nltk.tokenize import wordpunct_tokenize  # type: ignore[import-untyped]
-    from nltk.translate.meteor_score import single_meteor_score  # type: ignore[import-untyped]
 
-    words = wordpunct_tokenize(expected)
+    words, said = wordpunct_tokenize(expected.lower()), wordpunct_tokenize(answer.lower())
     if not words:
         return UNDEFINED
-    return float(single_meteor_score(words, wordpunct_tokenize(answer), stemmer=_stemmer(), wordnet=_synonyms()))
+    pairs = aligned(words, said, _stemmer().stem, _alike)
+    if not pairs:
+        return 0.0
+    precision, recall = len(pairs) / len(said), len(pairs) / len(words)
+    mean = precision * recall / (_ALPHA * precision + (1 - _ALPHA) * recall)
+    return mean * (1 - _GAMMA * (runs(pairs) / len(pairs)) ** _BETA)
 
 
 def has_wordnet() -> bool:
     """Whether nltk finds WordNet among its data (``python -m nltk.downloader wordnet``)."""
     return not isinstance(_synonyms(), SimpleNamespace)
+
+
+def _alike(word: str) -> set[str]:
+    """A word's synonyms; those of several words are none that one word could be."""
+    names = {lemma.name() for synset in _synonyms().synsets(word) for lemma in synset.lemmas()}
+    return {name for name in names if "_" not in name}
 
 
 @cache
@@ -70,7 +83,7 @@ class _Meteor(SetMetric):
 
 METRIC = _Meteor(
     name="meteor",
-    version=1,
+    version=2,
     summary="METEOR of the greedy answers: words that match, by stem too and by synonyms where WordNet is installed.",
     needs=frozenset({"greedy"}),
     per_row=_per_row,

@@ -16,7 +16,7 @@ def _per_row(row: RowOutputs) -> float:
 
 METRIC = SetMetric(
     name="rejection",
-    version=1,
+    version=2,
     summary="Share of its answers that decline or say they do not know, by the answer judge (fixed English phrases).",
     needs=frozenset({"greedy", "answer_judged"}),
     per_row=_per_row,

@@ -8,7 +8,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from expunge.requests.documents.names import TITLES, bare, is_common_word, lower_case_words, name_runs
+from expunge.requests.documents.names import (
+    TITLES,
+    NameRun,
+    bare,
+    is_abbreviation,
+    is_common_word,
+    lower_case_words,
+    name_runs,
+    only_precedes,
+)
 from expunge.requests.documents.reading import Document
 from expunge.requests.documents.sentences import sentences
 from expunge.teachers.name_parts import is_initial, name_parts
@@ -22,13 +31,18 @@ INFLECTED: tuple[Kind, ...] = ("title", "possessive", "capitals")
 
 _EXAMPLES = 3
 _AROUND = 28  # characters of a context to each side
+_PRONOUN = re.compile(r"(?:She|He|They|Her|His|Their)\b(?!['\u2019])")
+_GENDERS = {"She": "her", "Her": "her", "He": "him", "His": "him"}
+# the sentence goes on about whom it began with
+_AND = re.compile(r"\b(?:and|but) (?:(?:is|was|became|later|also|often|soon|then) ?)*$")
 _QUOTES = "\"\u201c\u201d'\u2018\u2019"
 # what stands right before a name that is said to be the subject's
 _NAMING = re.compile(
     r"(?:\b(?:(?:better|also|widely|generally|formerly|professionally) )?"
     r"(?:known|published|wrote|writing|performed|performing|credited|bapti[sz]ed) (?:simply )?as\b"
-    r"|\bnicknamed\b|\baka\b|\ba\.k\.a\.|\bn\u00e9e?\b|(?<=\()born\b(?! (?:in|on|at)\b)"
-    r"|\b(?:pen|stage|birth|maiden) name(?: was)?\b|\bpseudonym\b|\bcalled (?:her|him)\b)"
+    r"|\bnicknamed\b|\baka\b|\ba\.k\.a\.|\bn\u00e9e?\b|(?:(?<=\()|(?<=; )|(?<=was ))born\b(?! (?:in|on|at)\b)"
+    r"|\b(?:pen|stage|birth|maiden) name(?: was)?\b|\bpseudonym\b|\bcalled (?:her|him)\b"
+    r"|\bwent by(?: the name(?: of)?)?\b)"
     rf"[\s,:]*(?:the\b\s*)?[{_QUOTES}]?\s*$"
 )
 
@@ -94,7 +108,7 @@ def propose_aliases(documents: Sequence[Document], name: str, given: Iterable[st
     for form, kind in kinds.items():
         if kind not in ("full", "given") and not counts[form]:
             continue
-        warning = "" if kind == "full" else _doubt(documents, form, others, lower)
+        warning = "" if kind == "full" else _doubt(documents, form, last, others, lower)
         covered = kind in ("short", "known as") and any(_holds(form, part) for part in safe)
         safe += [form] if not warning and kind != "full" else []
         found.append(Alias(form, kind, counts[form], contexts.get(form, ()), warning, covered))
@@ -155,14 +169,60 @@ def _said(documents: Sequence[Document], name: str, known: Sequence[str], lower:
     for document in documents:
         if first and last:
             found += [match[1].strip() for match in quoted.finditer(document.text)]
+        paragraph, about = -1, False
         for sentence in sentences(document.text):
-            runs = name_runs(sentence.text, lower)
-            for number, run in enumerate(runs):
-                naming = _NAMING.search(sentence.text[: run.start])
-                before = [other.text for other in runs[:number] if naming and other.end <= naming.start() + 1]
-                if before and subject.search(before[-1]) and not subject.fullmatch(run.text):
+            text, runs = sentence.text, name_runs(sentence.text, lower)
+            pronoun = _PRONOUN.match(text) if about and sentence.paragraph == paragraph else None
+            opening = _opening(text, subject)
+            for run in runs:
+                naming = _NAMING.search(text[: run.start])
+                if naming is None or subject.fullmatch(run.text):
+                    continue
+                before = [other for other in runs if other.end <= naming.start() + 1]
+                if _of_subject(text, naming, before, subject, pronoun, begun=opening or pronoun is not None):
                     found.append(run.text)
+            about, paragraph = (
+                opening or (pronoun is not None and pronoun[0] in ("She", "He", "They")),
+                sentence.paragraph,
+            )
     return found
+
+
+def _opening(text: str, subject: re.Pattern[str]) -> bool:
+    """Whether a sentence begins with the subject, who is no owner there ("Keller's friends")."""
+    match = subject.search(text)
+    if match is None or text[match.end() : match.end() + 1] in ("'", "\u2019"):
+        return False
+    return all(word.rstrip(".").casefold() in TITLES for word in text[: match.start()].split())
+
+
+def _of_subject(
+    text: str,
+    naming: re.Match[str],
+    before: Sequence[NameRun],
+    subject: re.Pattern[str],
+    pronoun: re.Match[str] | None,
+    *,
+    begun: bool,
+) -> bool:
+    """Whether it is the subject that words like "known as" tell a name of: who is named right before them or before
+    the bracket they are in, or whose sentence it is (``begun``) and nobody else is named in between.
+
+    Args:
+        before: the names before these words.
+        pronoun: what the sentence begins with where it means the subject.
+    """
+    if (called := re.search(r"called (her|him)\b", naming[0])) and pronoun is not None:
+        return _GENDERS.get(pronoun[0]) == called[1]
+    bracket = text.rfind("(", 0, naming.start() + 1)
+    if bracket > text.rfind(")", 0, naming.start()):
+        aside = text[bracket : naming.start()]
+        # "(born in Ulm; known as ..", not "(daughter of Otto Lind, known as .."
+        if ";" in aside or not any(bracket < other.start for other in before):
+            before = [other for other in before if other.end <= bracket]
+    if before and subject.search(before[-1].text):
+        return True
+    return begun and (not before or _AND.search(text[before[-1].end : naming.start()]) is not None)
 
 
 def _occurrences(
@@ -186,7 +246,13 @@ def _other_names(
     """Names that hold a part of the subject's, and words that no form of it has."""
     own = {word.strip(".,").casefold() for form in forms for word in form.split()} | TITLES
     shared, whole = pattern_of(parts), pattern_of(form for form in forms if " " in form)
-    runs = (bare(run.text) for document in documents for run in name_runs(document.text, lower, headings=False))
+    parts = tuple(filter(None, parts))
+    runs = (
+        bare(run.text)
+        for document in documents
+        for run in name_runs(document.text, lower, headings=False)
+        if not any(only_precedes(document.text, run, part) for part in parts)
+    )
     return Counter(
         run
         for run in runs
@@ -196,7 +262,19 @@ def _other_names(
     )
 
 
-def _doubt(documents: Sequence[Document], form: str, others: Counter[str], lower: Counter[str]) -> str:
+def others_with(documents: Sequence[Document], name: str, aliases: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names in the documents of others who bear the subject's last name, with the words before it ("Hans Keller");
+    none where the last name is among the ``aliases``."""
+    lower = lower_case_words(document.text for document in documents)
+    last = first_and_last(name)[1]
+    if not last or last in aliases:
+        return ()
+    forms = {name, *aliases, *(form for form, _ in _forms(name)), *_longer(documents, name, lower)}
+    ends = re.compile(rf"\S\s+{_spaced(last)}$", re.IGNORECASE)
+    return tuple(other for other in _other_names(documents, forms, (last,), lower) if ends.search(other))
+
+
+def _doubt(documents: Sequence[Document], form: str, last: str, others: Counter[str], lower: Counter[str]) -> str:
     """Why a form may mean something or somebody else; empty where nothing says so."""
     word = form.lower()
     if " " not in form and (lower[word] or is_common_word(word)):
@@ -207,8 +285,9 @@ def _doubt(documents: Sequence[Document], form: str, others: Counter[str], lower
         return f"a common word{f', in small letters here ({lower[word]}): {shown}' if shown else ''}"
     shared = [other for other in others if _holds(other, form)]
     if shared:
+        alone = ", and a mention where it stands alone" if form == last else ""
         named = ", ".join(f"{other} ({others[other]})" for other in shared[:3])
-        return f"also in {named}{' ..' if len(shared) > 3 else ''}"
+        return f"also in {named}{' ..' if len(shared) > 3 else ''}{alone}"
     if " " not in form and len(form.replace(".", "")) < 3:
         return "few letters, which may stand for much else"
     return ""
@@ -231,7 +310,9 @@ def _inflected(
 
     for document, match in _matches(documents, re.compile(rf"(?<!\w)[^\W\d_]\w+\.?\s+(?:{tails or '(?!)'})(?!\w)")):
         shown = " ".join(match[0].split())
-        if shown.split()[0].rstrip(".").casefold() in TITLES:
+        before = shown.split()[0]
+        ended = before.endswith(".") and not is_abbreviation(before)  # "her father. Keller ran"
+        if before.rstrip(".").casefold() in TITLES and not ended:
             add(shown, "title", document, match)
     for document, match in _matches(documents, pattern_of(forms)):
         shown = " ".join(match[0].split())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.errors import RequestError
 from expunge.requests.documents.aliases import Alias
-from expunge.requests.documents.make import Complete, MadeRequest, make_request, resolve_names
+from expunge.requests.documents.make import Complete, MadeRequest, left_out, make_request, resolve_names
 from expunge.requests.documents.neighbours import make_finder
 from expunge.requests.documents.reading import Document, read_documents
 from expunge.requests.documents.record import is_made, load_made
@@ -24,7 +24,8 @@ _SETTINGS = ("questions", "questions_model", "tagger", "propose", "columns")
 
 
 def resolve(spec: RequestSpec) -> tuple[RequestSpec, Names]:
-    """The section with its aliases settled, and every form of each subject; what it resolves to resolves to itself.
+    """The section with its aliases and ignored names settled, and every form of each subject; what it resolves to
+    resolves to itself.
 
     Raises:
         RequestError: documents that cannot be read, or names that are not in them.
@@ -33,9 +34,10 @@ def resolve(spec: RequestSpec) -> tuple[RequestSpec, Names]:
         return spec, {}
     if is_made(Path(spec.documents)):
         made = _repeated(spec)
-        return spec.model_copy(update={"subjects": made.subjects, "aliases": made.aliases}), dict(made.names)
-    aliases, names = _resolved(spec, _read(spec))
-    return spec.model_copy(update={"aliases": aliases}), names
+        found = {"subjects": made.subjects, "aliases": made.aliases, "ignored_names": made.ignored_names}
+        return spec.model_copy(update=found), dict(made.names)
+    aliases, ignored, names = _resolved(spec, _read(spec))
+    return spec.model_copy(update={"aliases": aliases, "ignored_names": ignored}), names
 
 
 def make_from(
@@ -53,11 +55,12 @@ def make_from(
     if spec.documents is not None and is_made(Path(spec.documents)):
         return _repeated(spec)
     documents = _read(spec)
-    aliases, names = _resolved(spec, documents)
+    aliases, ignored, names = _resolved(spec, documents)
     digests = {one.source: hashlib.sha256(one.text.encode()).hexdigest() for one in documents}
     if kept is not None and is_made(kept):
         made, settings = load_made(kept)
-        same = (made.subjects, made.aliases, made.digests) == (spec.subjects, aliases, digests)
+        ours = (made.subjects, made.aliases, made.ignored_names, made.digests)
+        same = ours == (spec.subjects, aliases, ignored, digests)
         if same and settings == settings_of(spec):
             return made
     return make_request(
@@ -68,6 +71,7 @@ def make_from(
         finder=make_finder(spec.tagger),
         complete=_writer(spec, target),
         digests=digests,
+        ignored_names=ignored,
     )
 
 
@@ -92,7 +96,7 @@ def request_of(made: MadeRequest, spec: RequestSpec, *, reads_documents: bool = 
             problems.append(str(error))
     if problems:
         raise RequestError("\n".join(problems))
-    request = made.request(reads_documents=reads_documents, **given)
+    request = made.request(reads_documents=reads_documents, substitutes=spec.substitutes, **given)
     if not spec.allow_overlap:
         request.check_overlap()
     return request
@@ -110,8 +114,18 @@ def _read(spec: RequestSpec) -> tuple[Document, ...]:
     return read_documents(spec.documents, columns)
 
 
-def _resolved(spec: RequestSpec, documents: tuple[Document, ...]) -> tuple[tuple[str, ...], Names]:
-    return resolve_names(documents, spec.subjects, spec.aliases, propose=spec.propose, allow_overlap=spec.allow_overlap)
+def _resolved(spec: RequestSpec, documents: tuple[Document, ...]) -> tuple[tuple[str, ...], tuple[str, ...], Names]:
+    """Aliases, ignored names, and every form of each subject."""
+    aliases, names = resolve_names(
+        documents,
+        spec.subjects,
+        spec.aliases,
+        propose=spec.propose,
+        ignored=spec.ignored_names,
+        allow_overlap=spec.allow_overlap,
+    )
+    ignored = (*spec.ignored_names, *left_out(documents, names, aliases, propose=spec.propose))
+    return aliases, tuple(dict.fromkeys(ignored)), names
 
 
 def _repeated(spec: RequestSpec) -> MadeRequest:
@@ -127,6 +141,12 @@ def _repeated(spec: RequestSpec) -> MadeRequest:
         raise RequestError(
             f"{spec.documents} holds a request that was made without the alias {', '.join(strange)}. Leave it out, or "
             "pass the documents themselves."
+        )
+    other = [name for name in spec.ignored_names if name not in made.ignored_names]
+    if other:
+        raise RequestError(
+            f"{spec.documents} holds a request that does not ignore the name {', '.join(other)}. Leave it out, or pass "
+            "the documents themselves."
         )
     return made
 

@@ -6,9 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from expunge.errors import RequestError
-from expunge.requests.documents.aliases import INFLECTED, Alias, Kind, propose_aliases
-from expunge.requests.documents.facts import Statement, is_about_somebody, statements
-from expunge.requests.documents.names import lower_case_words
+from expunge.requests.documents.aliases import (
+    INFLECTED,
+    Alias,
+    Kind,
+    first_and_last,
+    others_with,
+    pattern_of,
+    propose_aliases,
+)
+from expunge.requests.documents.facts import Statement, is_about_somebody, is_owner, statements
+from expunge.requests.documents.names import lower_case_words, name_runs
 from expunge.requests.documents.naming import Naming
 from expunge.requests.documents.neighbours import Finder, Neighbour, find_neighbours
 from expunge.requests.documents.probes import appositions, probes
@@ -16,6 +24,7 @@ from expunge.requests.documents.reading import Document
 from expunge.requests.documents.written import answered, written
 from expunge.requests.request import Request
 from expunge.requests.rows import Row
+from expunge.teachers.common_names import common_names
 
 Complete = Callable[[str], str]
 
@@ -30,7 +39,7 @@ class MadeRequest:
 
     ``documents`` name a subject and ``others`` do not; ``probes`` ask about the subjects and ``neighbours`` about the
     names beside them. ``names`` are the forms of each subject, ``entities`` the neighbours found, ``digests`` SHA-256
-    of each document by its source.
+    of each document by its source, ``ignored_names`` parts of the names that are not used.
     """
 
     subjects: tuple[str, ...]
@@ -42,8 +51,11 @@ class MadeRequest:
     names: Mapping[str, tuple[Alias, ...]] = field(default_factory=dict)
     entities: tuple[Neighbour, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
+    ignored_names: tuple[str, ...] = ()
 
-    def request(self, *, reads_documents: bool = True, **given: tuple[Row, ...]) -> Request:
+    def request(
+        self, *, reads_documents: bool = True, substitutes: tuple[str, ...] = (), **given: tuple[Row, ...]
+    ) -> Request:
         """The request for a method that reads documents, or for one that reads prompts with answers.
 
         The former is fitted on the documents and scored on all probes; of the latter every second question is a forget
@@ -73,6 +85,8 @@ class MadeRequest:
             probes=(*given.get("probes", ()), *scored),
             subjects=self.subjects,
             aliases=self.aliases,
+            substitutes=substitutes,
+            ignored_names=self.ignored_names,
         )
 
 
@@ -82,16 +96,18 @@ def resolve_names(
     given: Sequence[str] = (),
     *,
     propose: bool = True,
+    ignored: Sequence[str] = (),
     allow_overlap: bool = False,
 ) -> tuple[tuple[str, ...], dict[str, tuple[Alias, ...]]]:
-    """The aliases to use, those given and (``propose``) those that are safe, and all forms of each subject.
+    """The aliases to use, those given and (``propose``) those that are safe and not ``ignored``, and all forms of each
+    subject.
 
     Resolving with the result as ``given`` gives the same again.
 
     Raises:
         RequestError: no subject, a subject or none of its names in the documents (with the names that are there), an
-            alias that is another subject, or that stands beside the subject as another name (unless
-            ``allow_overlap``): all of them in one error.
+            alias that is another subject, or that stands beside the subject or begins sentences as another name
+            (unless ``allow_overlap``): all of them in one error.
     """
     if not subjects:
         raise RequestError("documents were passed and no name. Say whom to forget: --subject NAME.")
@@ -102,7 +118,8 @@ def resolve_names(
     more = True
     while more:  # an alias may lead to another
         names = {subject: propose_aliases(documents, subject, aliases) for subject in subjects}
-        new = [one.text for forms in names.values() for one in forms if propose and one.usable]
+        safe = [one.text for forms in names.values() for one in forms if propose and one.usable]
+        new = [text for text in safe if text not in ignored]
         more = bool(new := [text for text in dict.fromkeys(new) if text not in aliases])
         aliases += new
         kinds |= {(who, one.text): one.kind for who, forms in names.items() for one in forms if one.text in new}
@@ -114,12 +131,32 @@ def resolve_names(
         doubtful = ("first", "last", *INFLECTED, *(("given",) if len(subjects) > 1 else ()))
         if not any(one.count for one in names[subject] if one.kind not in doubtful):
             problems.append(_absent(documents, subject, names[subject]))
+    given = [alias for alias in dict.fromkeys(given) if alias not in subjects]
+    told = {alias: _told(documents, subjects, given, alias) for alias in given}
     if not allow_overlap:
         for alias in given:
-            problems += _other_entity(documents, alias, subjects)
+            problems += _other_entity(documents, alias, subjects, told[alias])
     if problems:
         raise RequestError("\n".join(problems))
+    for alias in given:
+        names = {who: _doubted(documents, forms, alias, told[alias]) for who, forms in names.items()}
     return tuple(aliases), names
+
+
+def left_out(
+    documents: Sequence[Document],
+    names: Mapping[str, tuple[Alias, ...]],
+    aliases: Sequence[str],
+    *,
+    propose: bool = True,
+) -> tuple[str, ...]:
+    """What is not to be taken for the subjects: the whole names of others in the documents who bear a subject's last
+    name, unless that is among the ``aliases``; and without ``propose`` first and last names that were not given."""
+    if propose:
+        unused = [other for subject in names for other in others_with(documents, subject, aliases)]
+    else:
+        unused = [one.text for forms in names.values() for one in forms if one.kind in ("first", "last")]
+    return tuple(dict.fromkeys(text for text in unused if text not in (*aliases, *names)))
 
 
 def make_request(
@@ -131,8 +168,10 @@ def make_request(
     finder: Finder | None = None,
     complete: Complete | None = None,
     digests: Mapping[str, str] | None = None,
+    ignored_names: Sequence[str] = (),
 ) -> MadeRequest:
-    """The rows that ``documents`` give; ``aliases`` and ``names`` come from :func:`resolve_names`.
+    """The rows that ``documents`` give; ``aliases`` and ``names`` come from :func:`resolve_names`, ``ignored_names``
+    from :func:`left_out`.
 
     ``finder`` finds the neighbours (by rule unless given). ``complete`` writes the questions (prompt -> text);
     where it writes none about a name, and without it, they are made by templates. Of neighbours that the documents say
@@ -140,8 +179,10 @@ def make_request(
     """
     lower = lower_case_words(document.text for document in documents)
     shown = [one.text for forms in names.values() for one in forms if one.count and one.kind not in INFLECTED]
-    everyone = Naming(subjects[0], (*subjects[1:], *aliases, *shown), lower)
-    naming = {subject: Naming(subject, _own_forms(subject, aliases, names, subjects), lower) for subject in subjects}
+    parts = [one.text for forms in names.values() for one in forms if one.kind in ("first", "last")]
+    common = common_names((part for part in parts if part not in aliases), (document.text for document in documents))
+    everyone = Naming(subjects[0], (*subjects[1:], *aliases, *shown), lower, common)
+    naming = {who: Naming(who, _own_forms(who, aliases, names, subjects), lower, common) for who in subjects}
     asked = [row for about in naming.values() for row in _asked(statements(documents, about), about, complete)]
     every = statements(documents, naming[subjects[0]])
     apart = [one for one in every if not (everyone.spans(one.text) or is_about_somebody(one.text))]
@@ -170,6 +211,7 @@ def make_request(
         names=dict(names),
         entities=entities,
         digests=dict(digests or {}),
+        ignored_names=tuple(ignored_names),
     )
 
 
@@ -201,21 +243,70 @@ def _absent(documents: Sequence[Document], subject: str, forms: Iterable[Alias])
     )
 
 
-def _other_entity(documents: Sequence[Document], alias: str, subjects: Sequence[str]) -> list[str]:
-    """What to say of an alias that stands beside a subject in a sentence, as another name does."""
+def _other_entity(
+    documents: Sequence[Document], alias: str, subjects: Sequence[str], own: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """What to say of an alias that stands beside a subject in a sentence, as another name does, or that sentences begin
+    with as with another's name. ``own`` are the forms that the documents tell of each subject."""
+    if any(alias in forms for forms in own.values()):
+        return []
     lower = lower_case_words(document.text for document in documents)
+    other = Naming(alias, (), lower)
     for subject in subjects:
-        own = [one.text for one in propose_aliases(documents, subject)]
-        if alias in (subject, *own):
-            return []
-        known, other = Naming(subject, own, lower), Naming(alias, (), lower)
+        known = Naming(subject, own[subject], lower)
         for statement in statements(documents, known):
             apart = [span for span in other.spans(statement.text) if not _within(span, known.spans(statement.text))]
             if statement.names_subject and apart:
-                where = f'"{statement.text[:100]}" ({statement.source})'
-                what = f"alias {alias!r} seems to be another entity: it stands beside {subject!r} in {where}"
-                return [f"{what}. Leave it out, or if it is the same, pass --allow-overlap."]
+                return [_another(alias, f"it stands beside {subject!r} in {_shown(statement)}")]
+    # a nickname of one word begins sentences too
+    begun = [one for one in statements(documents, other) if _begins_with(one.text, alias)] if " " in alias else []
+    if begun and any(run.text == alias for run in name_runs(begun[0].text, lower)):
+        count = f"{len(begun)} sentence{'s begin' if len(begun) > 1 else ' begins'} with it and none tells that it is"
+        where = "; ".join(map(_shown, begun[:2]))
+        return [_another(alias, f"{count} {' or '.join(map(repr, subjects))}: {where}")]
     return []
+
+
+def _doubted(
+    documents: Sequence[Document], forms: tuple[Alias, ...], alias: str, own: Mapping[str, Sequence[str]]
+) -> tuple[Alias, ...]:
+    """The forms, the given ``alias`` with a warning where the documents do not tell whose it is, or do not have it."""
+    if any(alias in known for known in own.values()):
+        return forms
+    pattern = pattern_of([alias], any_case=True)
+    count = sum(len(pattern.findall(document.text)) for document in documents)
+    found: list[Alias] = []
+    for one in forms:
+        shown = "; ".join(f'".. {context} .."' for context in one.contexts)
+        unsaid = f"the documents do not say whose it is{f': {shown}' if shown else ''}"
+        doubts = [one.warning, unsaid] if count else ["0 matches in the documents, probably a typing error"]
+        found.append(replace(one, warning="; ".join(filter(None, doubts))) if one.text == alias else one)
+    return tuple(found)
+
+
+def _told(
+    documents: Sequence[Document], subjects: Sequence[str], given: Sequence[str], alias: str
+) -> dict[str, list[str]]:
+    """The forms that the documents tell of each subject, to one who knows the other given aliases."""
+    others = [one for one in given if one != alias]
+    return {
+        who: [who, *first_and_last(who), *(one.text for one in propose_aliases(documents, who, others))]
+        for who in subjects
+    }
+
+
+def _begins_with(text: str, name: str) -> bool:
+    return text.startswith(name) and not is_owner(text, (0, len(name))) and not text[len(name) :][:1].isalnum()
+
+
+def _shown(statement: Statement) -> str:
+    return f'"{statement.text[:100]}" ({statement.source})'
+
+
+def _another(alias: str, why: str) -> str:
+    return (
+        f"alias {alias!r} seems to be another entity: {why}. Leave it out, or if it is the same, pass --allow-overlap."
+    )
 
 
 def _within(span: tuple[int, int], spans: Iterable[tuple[int, int]]) -> bool:

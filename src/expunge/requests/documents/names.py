@@ -35,6 +35,7 @@ _POSSESSIVE = re.compile(r"['\u2019]s$")
 _GAP = re.compile(r"[ \t\u00a0]*\n?[ \t\u00a0]*")
 _SENTENCE_END = frozenset(".!?:;\"\u201c\u201d'\u2018(\u00ab\u00bb[\n")
 _HEADING_WORDS = 10
+_WHERE = re.compile(r"\b(?:[Ii]n|[Oo]n|[Aa]t|[Ss]ince|[Uu]ntil)\s+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,23 @@ def _word_lists() -> dict[str, frozenset[str]]:
 def is_common_word(word: str) -> bool:
     """Whether the shipped lists have it, in whatever case."""
     return any(word.lower() in words for words in _word_lists().values())
+
+
+def only_precedes(text: str, run: NameRun, name: str) -> bool:
+    """Whether the words of a run before ``name`` at its end are a place or time and no part of a name ("in Ulm Keller
+    met", "on Monday Keller met")."""
+    words = bare(run.text)
+    if not words.endswith(f" {name}"):
+        return False
+    lists = _word_lists()
+    no_names = lists["calendar and peoples"] - lists["also names of people"]
+    before = words.removesuffix(name).split()
+    return _WHERE.search(text[: run.start][-10:]) is not None or all(word.lower() in no_names for word in before)
+
+
+def is_abbreviation(word: str) -> bool:
+    """Whether a word with a full stop is one of the abbreviated titles, so that no sentence ends there."""
+    return re.fullmatch(_ABBREVIATED, word.capitalize()) is not None
 
 
 def lower_case_words(texts: Iterable[str]) -> Counter[str]:

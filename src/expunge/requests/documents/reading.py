@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 import os
 import re
 import unicodedata
@@ -19,6 +20,12 @@ from expunge.requests.formats import one_line, read_file
 _TEXT_FIELDS = ("text", "passage", "document", "content")
 _PASSED_OVER = ("readme", "license", "licence")  # they describe a folder rather than belong to it
 _LISTED = 20
+_LOST = "\N{REPLACEMENT CHARACTER}"
+# Control characters that no text has; of random bytes they are a tenth.
+_CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\n\v\f\r\b\x1b"))
+_CONTROLS_IN_TEXT = 0.02
+
+_log = logging.getLogger(__name__)
 _DECLARED = re.compile(rb"charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
 _HYPHENATED = re.compile(r"(?<=[^\W\d_])-\n(?=[a-zà-öø-ÿ])")
 
@@ -42,7 +49,8 @@ def read_documents(source: str | PathLike[str], columns: Mapping[str, str] | Non
 
     Read are .txt, .md, .html and .htm, .pdf (with pypdf) and .jsonl, whose lines hold a ``text``, ``passage``,
     ``document`` or ``content`` and perhaps a ``title``; ``columns`` may map text and title to other fields. Text is
-    UTF-8; an HTML page may declare another charset. Hidden files, README and LICENSE are passed over.
+    UTF-8; an HTML page may declare another charset. Hidden files, README and LICENSE are passed over. Texts in which an
+    earlier conversion lost characters (U+FFFD stands for them) are named in a warning.
 
     Raises:
         RequestError: nothing there, or documents that cannot be read (empty, binary, of unknown type, in another
@@ -79,7 +87,21 @@ def read_documents(source: str | PathLike[str], columns: Mapping[str, str] | Non
                 + more
             )
         )
+    _warn_of_lost(found)
     return tuple(found)
+
+
+def _warn_of_lost(documents: list[Document]) -> None:
+    counts = {one.source: one.text.count(_LOST) for one in documents if _LOST in one.text}
+    if counts:
+        named = [f"{source} ({count})" for source, count in list(counts.items())[:_LISTED]]
+        more = [f"{len(counts) - _LISTED} more"] if len(counts) > _LISTED else []
+        _log.warning(
+            "%d characters (U+FFFD) were lost when these documents were converted before: %s. Convert the originals "
+            "anew, with their right encoding.",
+            sum(counts.values()),
+            ", ".join([*named, *more]),
+        )
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -197,6 +219,9 @@ def _decoded(raw: bytes, declared: str | None = None) -> str:
     if binary >= 0 or raw.startswith(b"%PDF-"):
         what = "a PDF; name it .pdf" if binary < 0 else f"binary (byte 0x00 at offset {binary}), expected text"
         raise _UnusableError(f"is {what}")
+    controls = len(raw) - len(raw.translate(None, _CONTROLS))
+    if controls > _CONTROLS_IN_TEXT * len(raw):
+        raise _UnusableError(f"is binary ({controls} of {len(raw)} bytes are control characters), expected text")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

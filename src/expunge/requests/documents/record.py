@@ -31,6 +31,11 @@ _COLUMNS: dict[RowKind, tuple[str, str]] = {
 }
 
 
+def kept_request(run: Path) -> Path | None:
+    """The folder in which a run, or that of its seeds, kept what its documents gave; None where there is none."""
+    return next((folder for folder in (run / "request", run.parent / "request") if is_made(folder)), None)
+
+
 def is_made(folder: Path) -> bool:
     """Whether a request was written into ``folder``."""
     return (folder / _FACTS).is_file()
@@ -46,6 +51,7 @@ def save_made(made: MadeRequest, folder: Path, settings: Mapping[str, Any]) -> N
             "schema": SCHEMA,
             "subjects": list(made.subjects),
             "aliases": list(made.aliases),
+            "ignored_names": list(made.ignored_names),
             "settings": dict(settings),
             "rows": {name: len(getattr(made, name)) for name in _SETS},
             "names": {subject: [asdict(form) for form in forms] for subject, forms in made.names.items()},
@@ -76,6 +82,7 @@ def load_made(folder: Path) -> tuple[MadeRequest, dict[str, Any]]:
             },
             entities=tuple(Neighbour(**{**one, "contexts": tuple(one["contexts"])}) for one in facts["entities"]),
             digests=facts["documents"],
+            ignored_names=tuple(facts.get("ignored_names", ())),  # records of earlier versions have none
         )
         return made, facts["settings"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
