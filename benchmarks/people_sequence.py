@@ -111,7 +111,7 @@ def _table(found: dict[str, Any]) -> list[str]:
     said = f"{general['target']:.2f} \u00b1 {general['target_stderr']:.2f} of the target, then {', '.join(kept)}"
     lines += ["", f"- General retain: {said} (\u00b1 {general['end_stderr']:.2f})."]
     lines.append(
-        f"- More than two standard errors from right after its own removal: {'; '.join(changed) or 'nothing'}."
+        f"- Otherwise more than two standard errors from right after a removal: {'; '.join(changed) or 'nothing'}."
     )
     return lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -158,3 +159,11 @@ def test_the_digest_tells_plans_apart() -> None:
     one, same, other = (planned("llama", DOCUMENT, name) for name in ("Bo Li", "Bo Li", "Bo Lind"))
     assert one.digest() == same.digest() != other.digest()
     assert one.without(torch.tensor([one.places[0]])).digest() != one.digest()
+
+
+def test_a_name_that_the_answer_alone_does_not_mention_has_no_plan_of_its_own() -> None:
+    subject = Subject("Will Quill", common=("Will",))
+    row = Row("", "Will sold boats.")
+    starts, example, text = given("llama", row)
+    inside = replace(text, prompt="They say that ")  # after which the name begins no sentence, as it does without it
+    assert name_plan(0, example, inside, subject, ("Bo Li",), starts, 512) is None

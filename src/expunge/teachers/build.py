@@ -42,12 +42,14 @@ KEPT = "teacher"
 class Teacher:
     """The student's rows and what their tokens are taught.
 
-    rows: as texts; examples: as tokens; store: the distributions, row after row.
+    rows: as texts; examples: as tokens; store: the distributions, row after row; in_all: how many rows the student has,
+    of which one alone may have been asked for.
     """
 
     rows: tuple[Row, ...]
     examples: tuple[Example, ...]
     store: SparseStore
+    in_all: int
 
     def save(self, folder: Path) -> None:
         """Write the store and, beside it, the rows as ``rows.jsonl``."""
@@ -132,10 +134,11 @@ def made_teacher(
     student = tuple(teaching.rows(forget, tokenizer, template, limit))
     if row is not None and not 0 <= row < len(student):
         raise InputError(f"there is no row {row + 1}: the student has {len(student)} rows, the first is 1.")
+    in_all = len(student)
     student = student if row is None else student[row : row + 1]
     examples = tuple(encode_all(tokenizer, template, student, max_length=limit))
     context = Context(model, tokenizer, template, run.settings, run.progress, folder)
-    return Teacher(student, examples, teaching.targets(student, examples, context))
+    return Teacher(student, examples, teaching.targets(student, examples, context), in_all)
 
 
 def taught(

@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
+from expunge.teachers.common_names import opens_sentence
 from expunge.teachers.name_parts import NameParts, is_initial, is_small, plain, word_set, words_of
 from expunge.teachers.names import Subject
 
@@ -23,8 +24,9 @@ _GAP = (
 )
 _BETWEEN = rf"(?:{_GAP}|(?<=\.))"  # "P.A. Yeomans"
 _MIDDLE = rf"(?:[^\W\d_]\.|[^\W\d_][\w{_APOSTROPHES}{_HYPHENS}]+)"
-_HYPHEN_BEFORE = re.compile(r"\b[A-Z]\w*[-\u2010\u2011]$")
-_HYPHEN_AFTER = re.compile(r"[-\u2010\u2011][A-Z]")
+_HYPHEN = r"[-\u2010\u2011]"
+_HYPHEN_BEFORE = re.compile(rf"\b[A-Z]\w*{_HYPHEN}$")
+_HYPHEN_AFTER = re.compile(rf"{_HYPHEN}[A-Z]")
 _PRONOUN = re.compile(r"\b(?:he|him|his|himself|she|hers?|herself|they|them|theirs?|themsel(?:f|ves))\b", re.IGNORECASE)
 _NEXT_WORD = re.compile(rf"{_GAP}([^\W\d_]\w*)")
 # scripts that set no space between words, by how the names of their characters begin
@@ -53,11 +55,19 @@ def find_mentions(text: str, subject: Subject) -> tuple[Mention, ...]:
     or without, with any hyphen or apostrophe, and with one line break or several spaces inside. It may be in its own
     letter case, with capitals at the beginning of words, or all in capitals; the full name and other entities of
     several words in any case. The full name is also found with given names left out, or as initials, or with up to two
-    more between ("Martin C. Gutzwiller"). A first name with another name after it, or within a hyphenated one, is
-    somebody else's ("Martin Luther", "Jean-Paul"); a last name is found with any name before it, as a relative's would
-    give the subject away.
+    more between ("Martin C. Gutzwiller"), and with hyphens ("Martin-Gutzwiller Street"). A first name with another name
+    after it, and a first or last name within another hyphenated one, is somebody else's ("Martin Luther", "Jean-Paul").
+    A last name is found with any other name before it, as a relative's would give the subject away, unless the whole
+    name is among those that the subject's ``ignored`` spares. A name among the ``common`` ones is not found where it
+    begins a sentence.
     """
-    return tuple(found for found, _ in _find(text, subject))
+    return tuple(found for found, _ in _find(text, subject)[0])
+
+
+def spared_mentions(text: str, subject: Subject) -> tuple[Mention, ...]:
+    """What would be a mention, and is not counted as one: names of others who bear the last name, and common words at
+    the beginning of a sentence."""
+    return _find(text, subject)[1]
 
 
 def match_counts(text: str, subject: Subject) -> dict[str, int]:
@@ -66,7 +76,7 @@ def match_counts(text: str, subject: Subject) -> dict[str, int]:
     To be looked at before a run: a form that is a common word too has more matches than the person has mentions.
     """
     counts = dict.fromkeys((*subject.forms, *dict(subject.others)), 0)
-    for _, written in _find(text, subject):
+    for _, written in _find(text, subject)[0]:
         counts[written] += 1
     return counts
 
@@ -86,22 +96,32 @@ class _Form:
     words: frozenset[str]
     pattern: re.Pattern[str]
     fits: Callable[[_Form, re.Match[str]], bool]
+    spared: bool = False  # another's name
 
 
-def _find(text: str, subject: Subject) -> list[tuple[Mention, str]]:
+def _find(text: str, subject: Subject) -> tuple[list[tuple[Mention, str]], tuple[Mention, ...]]:
+    """The mentions in order, each with the form it is counted under, and what is spared."""
+    common = {plain(name) for name in subject.common}
     found = [
-        (Mention(match.start(), match.end(), form.kind, match[0], form.owner), form.written)
+        (
+            Mention(match.start(), match.end(), form.kind, match[0], form.owner),
+            form.written,
+            form.spared or (plain(match[0]) in common and opens_sentence(text, match.start())),
+        )
         for form in _forms(subject)
         for match in _matches(form, text)
     ]
     found.sort(key=lambda one: (one[0].start - one[0].end, one[0].start))
     taken = bytearray(len(text))
-    kept = []
-    for mention, written in found:
+    kept, spared = [], []
+    for mention, written, is_spared in found:
         if not any(taken[mention.start : mention.end]):
             taken[mention.start : mention.end] = b"\1" * (mention.end - mention.start)
-            kept.append((mention, written))
-    return sorted(kept, key=lambda one: one[0].start)
+            if is_spared:
+                spared.append(mention)
+            else:
+                kept.append((mention, written))
+    return sorted(kept, key=lambda one: one[0].start), tuple(sorted(spared, key=lambda one: one.start))
 
 
 def _matches(form: _Form, text: str) -> Iterator[re.Match[str]]:
@@ -128,6 +148,8 @@ def _forms(subject: Subject) -> tuple[_Form, ...]:
     for full in parts.fulls:
         if full in counted:
             add("full", full, _phrase(full), _case_of_whole(full))
+            if len(words_of(full)) > 1:
+                add("full", full, _HYPHEN.join(map(_letters, words_of(full))), _all_are_names)
     if parts.fulls[0] in counted and parts.lasts:
         add("full", parts.fulls[0], _variants(parts), _all_are_names)
     for last in parts.lasts:
@@ -143,6 +165,10 @@ def _forms(subject: Subject) -> tuple[_Form, ...]:
             add(known.get(plain(alias), "alias"), alias, _phrase(alias), _case_fits)
     for title, _ in subject.others:
         add("other", title, _phrase(title), _case_of_whole(title))
+    for name in subject.ignored:
+        if len(words_of(name)) > 1:  # a part of the name is left out above
+            pattern = re.compile(_phrase(name), re.IGNORECASE)
+            forms.append(_Form("last", name, subject.name, words, pattern, _any_case, spared=True))
     return tuple(forms)
 
 
@@ -249,11 +275,13 @@ def _case_words(text: str) -> list[str]:
 
 
 def _somebody_else(text: str, match: re.Match[str], form: _Form) -> bool:
-    """Whether a first name is part of another person's name."""
-    if form.kind != "first":
+    """Whether a first or last name is part of another's name."""
+    if form.kind not in ("first", "last") or form.spared:
         return False
     if _HYPHEN_BEFORE.search(text[: match.start()][-40:]) or _HYPHEN_AFTER.match(text, match.end()):
         return True
+    if form.kind == "last":
+        return False
     following = _NEXT_WORD.match(text, match.end())
     if following is None or match[0].isupper() or plain(following[1]) in form.words:
         return False

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from expunge.errors import RequestError
 from expunge.requests.rows import Row
-from expunge.teachers.mentions import find_mentions
+from expunge.teachers.common_names import common_names
+from expunge.teachers.mentions import find_mentions, spared_mentions
 from expunge.teachers.names import Subject, check_substitutes, substitute_names
 from expunge.teachers.sparse_rows import TOP_K
 
@@ -81,7 +83,7 @@ class NameTeaching:
         found: list[Row] = []
         silent: list[Row] = []
         for row in forget:
-            subject = self._of(" ".join((*(text for _, text in row.history), row.prompt, row.answer)))
+            subject = self._of(_text_of(row))
             if subject is None:
                 silent.append(row)
             elif row.kind == "document":
@@ -95,6 +97,7 @@ class NameTeaching:
                 f"{len(silent)} of {len(forget)} forget rows mention no subject and are left out: {_listed(silent)}. "
                 "Give the names that they use as aliases."
             )
+        self._remarks.extend(unswapped(subject, forget) for subject in self.subjects)
         return found + self._invented(tokenizer, template, max_length)
 
     def targets(self, rows: Sequence[Row], examples: Sequence[Example], context: Context) -> SparseStore:
@@ -103,7 +106,7 @@ class NameTeaching:
         from expunge.teachers.build import taught
         from expunge.teachers.plans import NameStarts, Plan, name_plan, swapped_plan
 
-        for remark in dict.fromkeys(self._remarks):
+        for remark in filter(None, dict.fromkeys(self._remarks)):
             log.warning("%s", remark)
         starts, limit = NameStarts(context.tokenizer), max_tokens(context.model, 2**31)
         names = self.substitutes(context.settings.seed)
@@ -193,7 +196,8 @@ def subjects_of(
     request: Request, method: str, others: Mapping[str, tuple[str, ...]] | None = None
 ) -> tuple[Subject, ...]:
     """The subjects of a request with their aliases: an alias belongs to the subject that it shares a word with, else to
-    the first.
+    the first. The request's ignored names are no mentions of any. Parts of a name that the forget rows have as common
+    words are none where they begin a sentence.
 
     Args:
         request: whose subjects are meant.
@@ -214,7 +218,35 @@ def subjects_of(
         owner = next((name for name in request.subjects if words & set(name.casefold().split())), request.subjects[0])
         aliases[owner].append(alias)
     rest = tuple((name, tuple(names)) for name, names in (others or {}).items())
-    return tuple(Subject(name, tuple(aliases[name]), rest) for name in request.subjects)
+    made = [Subject(name, tuple(aliases[name]), rest, ignored=request.ignored_names) for name in request.subjects]
+    texts = [_text_of(row) for row in request.forget]
+    parts = [[name for name in (one.first, one.last) if name and name not in request.aliases] for one in made]
+    return tuple(replace(one, common=common_names(names, texts)) for one, names in zip(made, parts, strict=True))
+
+
+def _text_of(row: Row) -> str:
+    return " ".join((*(text for _, text in row.history), row.prompt, row.answer))
+
+
+def unswapped(subject: Subject, rows: Sequence[Row]) -> str:
+    """What to say of names in the rows that may be the subject's and are left alone; empty where there are none."""
+    texts = [_text_of(row) for row in rows]
+    mentions = sum(one.form != "other" for text in texts for one in find_mentions(text, subject))
+    spared = Counter(" ".join(one.surface.split()) for text in texts for one in spared_mentions(text, subject))
+    if not spared:
+        return ""
+    whole = [name for name in spared if " " in name]
+    said = [f"{count} of {name!r}" for name, count in spared.most_common() if name in whole]
+    said += [
+        f"{count} of {name!r} at the beginning of a sentence, where it may be the common word"
+        for name, count in spared.most_common()
+        if name not in whole
+    ]
+    told = f" Where {subject.last!r} alone stands it is swapped, though it may mean one of them." if whole else ""
+    return (
+        f"{spared.total()} of {mentions + spared.total()} mentions are not swapped for {subject.name!r}: "
+        f"{', '.join(said)}.{told}"
+    )
 
 
 def _listed(rows: Sequence[Row]) -> str:

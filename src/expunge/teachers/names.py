@@ -22,7 +22,10 @@ class Subject:
         aliases: other names of the same person. One in small letters is found in small letters, too.
         others: entities to intervene on besides (book titles), each with the names that stand in for it: teacher i
             takes the i-th, beginning anew after the last.
-        ignored: forms made from the name that are no mentions, such as a first name that is a common word.
+        ignored: forms made from the name that are no mentions; and whole names of others who bear its last name ("Hans
+            Keller"), in which that one is spared.
+        common: parts of the name that the texts have as common words, too. They are no mentions where they begin a
+            sentence (:func:`.common_names.common_names`).
 
     Raises:
         ConfigError: a name, alias or other entity without a letter, or an entity without substitutes.
@@ -32,11 +35,13 @@ class Subject:
     aliases: tuple[str, ...] = ()
     others: tuple[tuple[str, tuple[str, ...]], ...] = ()
     ignored: tuple[str, ...] = ()
+    common: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # lists come from run files; the subject must be hashable
         object.__setattr__(self, "aliases", tuple(self.aliases))
         object.__setattr__(self, "ignored", tuple(self.ignored))
+        object.__setattr__(self, "common", tuple(self.common))
         object.__setattr__(self, "others", tuple((title, tuple(names)) for title, names in self.others))
         empty = [repr(name) for name in (self.name, *self.aliases, *dict(self.others)) if not plain(name)]
         bare = [

@@ -178,7 +178,9 @@ def name_plan(
     matched: list[dict[int, int]] = []
     for number, name in enumerate(substitutes):
         pair = swap(answer, subject, name, subject.others_for(number))
-        span = next(one for one in pair.spans if one.form != "other")
+        span = next((one for one in pair.spans if one.form != "other"), None)
+        if span is None or shift + span.start != mentions[0].start:  # a common word where the answer alone begins
+            return None
         theirs = tokenise(starts.tokenizer, pair.text)
         asked.append(theirs.ids[:limit])
         ours = _words(whole, shift + span.start, shift + span.end)

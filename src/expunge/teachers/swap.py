@@ -73,7 +73,9 @@ def _substituted(mention: Mention, subject: Subject, substitute: str) -> str:
     """What stands in for a mention, before its letter case is seen to."""
     theirs, ours = name_parts(substitute), subject.parts
     if mention.form == "full" and plain(mention.surface) in map(plain, ours.fulls):
-        return substitute.strip()
+        compound = not re.search(r"\s", mention.surface) and len(subject.words) > 1
+        hyphen = re.search(r"[-\u2010\u2011]", mention.surface) if compound else None
+        return substitute.strip() if hyphen is None else hyphen[0].join(substitute.split())
     if mention.form == "first":
         return " ".join(theirs.given[: len(words_of(mention.surface))])
     if mention.form == "last":
