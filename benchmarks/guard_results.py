@@ -214,7 +214,9 @@ _HEAD = [
 ]
 _GUARD = [
     "TF-IDF classifier at a level of 1%, calibrated on benign prompts of all kinds together; five-fold cross-fitted:",
-    "neither the classifier nor the threshold that judges a prompt saw it.",
+    "neither the classifier nor the threshold that judges a prompt saw it. The world's own request has the retain rows",
+    "alone: `real_authors` and `world_facts` were given here, too, as users should give every kind of prompt that they",
+    "get (what the retain rows alone come to: [guards.md](guards.md)). They are also rows of the suite below.",
 ]
 _CASES = [
     "Suite `tofu`, greedy answers of 60 tokens. The strength (or the number of dimensions) was learned in at most 20",

@@ -13,7 +13,9 @@ from expunge.errors import ConfigError
 ASKED = r"Set suite.name=tofu suite.data=world:authors/tofu suite.split=forget01 .* by suite.data\."
 
 
-@pytest.mark.parametrize("given", [{"model": "world:authors"}, {"model": "./a", "world": "authors"}])
+@pytest.mark.parametrize(
+    "given", [{"model": "world:authors", "forget": "a.jsonl"}, {"model": "./a", "world": "authors"}]
+)
 def test_a_suite_without_the_worlds_rows(given: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=ASKED):
         command.forget(**given, suite="tofu", out=tmp_path / "out")

@@ -13,7 +13,7 @@ from expunge.errors import ConfigError, InputError
 from expunge.guards.classifiers.tfidf import Tfidf
 from expunge.guards.cross_fitting import cross_fitted
 from expunge.guards.curves import precision_recall, reliability
-from expunge.guards.examples import Examples, examples, prompt_of
+from expunge.guards.examples import Examples, MadePrompt, examples, prompt_of
 from expunge.guards.robustness import cross_fitted_robustness
 from expunge.requests import Request, Row
 from expunge.requests.request import load_rows
@@ -81,10 +81,36 @@ def test_rates_come_from_thresholds_that_saw_nothing_of_the_fold() -> None:
     assert {kind: (one.flagged, one.rows) for kind, one in recall.items()} == {"": (6, 8), "f": (6, 8)}
 
 
+def test_made_prompts_have_a_recall_of_their_own() -> None:
+    class Own:
+        """Flags what begins with a capital."""
+
+        def scores(self, texts: Sequence[str]) -> np.ndarray:
+            return np.array([float(text[0].isupper()) for text in texts])
+
+    request = Request(
+        forget=(Row("Who is M?", "x"), Row("and M?", "x"), Row("m of Ny?", "x")),
+        retain=tuple(Row(f"what is {number}?", "y") for number in range(40)),
+    )
+    more = ["Tell me of M.", MadePrompt("M lives in", "Who is M?")]
+    fit: Any = lambda _: Own()  # noqa: E731
+    found = cross_fitted(fit, examples(request, more=more), folds=2)
+    # 1 of the 3 own prompts and both made ones begin with a capital
+    recall = {kind: (one.flagged, one.rows) for kind, one in found.recall(0.05).items()}
+    assert recall == {"": (1, 3), "forget": (1, 3), "made": (2, 2)}
+    assert found.own.sum() == 3
+    assert cross_fitted_robustness(found, 0.05)["plain"].rows == 3
+    # what was made of a row's answer is never judged by what saw the row
+    texts = found.examples.texts
+    assert found.folds[texts.index("M lives in")] == found.folds[texts.index("Who is M?")]
+
+
 def test_too_few_for_the_folds() -> None:
     given: Any = Seen
-    with pytest.raises(InputError, match=r"3 prompts to be flagged that differ cannot be spread over 4 folds"):
+    with pytest.raises(InputError, match=r"3 prompts to be flagged cannot be spread over 4 folds"):
         cross_fitted(given, made(3), folds=4)
+    with pytest.raises(InputError, match=r"1 prompt to be flagged cannot be spread"):
+        cross_fitted(given, made(1), folds=4)
     with pytest.raises(ConfigError, match="folds=1"):
         cross_fitted(given, made(), folds=1)
 
@@ -99,7 +125,7 @@ def test_examples_of_a_request() -> None:
     assert found.texts == ("Who is M?", "M is who?", "Tell me of M.", "Who is N?", "What is 7?", "Water is wet.")
     assert found.labels == (1, 1, 1, 0, 0, 0)
     assert found.weights == (1, 1, 1, 3, 1, 1)
-    assert found.kinds == ("forget", "forget", "forget", "neighbours", "maths", "facts")
+    assert found.kinds == ("forget", "forget", "made", "neighbours", "maths", "facts")
     assert found.origins == ("who is m?", "who is m?", "tell me of m.", "who is n?", "what is 7?", "water is wet.")
     assert prompt_of(Row("And he?", "x", "chat", history=(("user", "Hi"), ("assistant", "Yes")))) == "Hi\nYes\nAnd he?"
     with pytest.raises(InputError, match="the request has no retain rows"):
@@ -145,4 +171,6 @@ def test_world_authors_is_recognised() -> None:
     assert wrong[""].low <= 0.01  # no more than chance above the level
     assert max(wrong[name].rate for name in ("retain", *names)) < 0.03
     disguised = cross_fitted_robustness(found, 0.01, request.subjects)
-    assert min(one.rate for one in disguised.values()) >= 0.9, disguised
+    unforeseen = {"letter_pairs", "leet"}  # which normalising does not undo
+    assert min(one.rate for name, one in disguised.items() if name not in unforeseen) >= 0.9, disguised
+    assert disguised["leet"].rate < 0.9, disguised  # so that the set can show a weak spot

@@ -282,3 +282,68 @@ def test_two_processes_at_once_lose_no_line(store: GuardStore, erasure: InputGua
     assert len(entries) == 2 + 2 * 40 and store.verify() == []
     for name in ("one", "two"):
         assert [entry.action for entry in entries if entry.guard == name] == ["add", *["disable", "enable"] * 20]
+
+
+def test_a_store_without_its_trail_is_broken(
+    store: GuardStore, erasure: InputGuard, model: Any, tokenizer: Any
+) -> None:
+    good = store.trail.path.read_bytes()
+    with store.applied(model, tokenizer):
+        for gone in (False, True):
+            store.trail.path.write_bytes(b"")
+            if gone:
+                store.trail.path.unlink()
+            word = "gone" if gone else "empty"
+            for use in (lambda: model(ids("a hill")), store.load, store.guards, lambda: store.add(erasure, "two")):
+                with pytest.raises(ErasureError, match=rf"is broken.*it is {word}.*Put back a copy"):
+                    use()
+            with pytest.raises(ErasureError, match=f"it is {word}"), store.applied(model, tokenizer):
+                pass
+            assert any(f"it is {word}" in one for one in store.verify())
+        store.trail.path.write_bytes(good)
+        model(ids("a hill"))
+    # a process was killed before the first guard was there: it can be added again
+    begun = GuardStore(store.folder.parent / "begun")
+    begun.folder.mkdir()
+    (begun.folder / "store.json").write_bytes((store.folder / "store.json").read_bytes())
+    assert begun.add(erasure, "one") == ["one"] and begun.verify() == []
+
+
+def test_lines_that_were_cut_off_are_seen_where_they_can_be(
+    store: GuardStore, erasure: InputGuard, model: Any, tokenizer: Any
+) -> None:
+    first = store.trail.path.read_bytes()
+    store.add(erasure, "two")
+    both = store.trail.path.read_bytes()
+    # without its line the second guard's files are nobody's
+    store.trail.path.write_bytes(first)
+    with pytest.raises(ErasureError, match=r"in no line of its trail: guards/two\. .*Put back a copy"):
+        store.load()
+    store.trail.path.write_bytes(both)
+    store.disable("one")
+    store.enable("one")
+    every = store.trail.path.read_bytes()
+    with store.applied(model, tokenizer) as guards:
+        # no file tells that line 4 was there; the model that has read it does
+        store.trail.path.write_bytes(b"".join(line + b"\n" for line in every.splitlines()[:3]))
+        for _ in range(2):
+            with pytest.raises(ErasureError, match="no longer has the line"):
+                model(ids("a hill"))
+        assert store.load().names == {"one": False, "two": True}
+        store.trail.path.write_bytes(every)
+        store.disable("two")
+        assert guards.names == {"one": True, "two": False}
+
+
+def test_a_process_killed_while_it_lifts_a_guard_leaves_the_store_whole(store: GuardStore, erasure: InputGuard) -> None:
+    store.add(erasure, "two")
+    to = store.lift("two")
+    to.rename(store.folder / "guards" / "two")  # the line was written, the files not yet moved
+    assert store.load().names == {"one": True}
+    store.add(erasure, "two")
+    store.lift("two")
+    lines_before = lines(store)
+    store.add(erasure, "two")
+    store.trail.path.write_bytes(b"".join(line + b"\n" for line in lines_before))  # added after it was lifted: cut off
+    with pytest.raises(ErasureError, match="in no line of its trail: guards/two"):
+        store.load()

@@ -95,3 +95,12 @@ def test_too_few_prompts_say_how_many() -> None:
         calibrate(np.zeros(10), 0.5, every_kind=True)
     with pytest.raises(ConfigError, match="1 kinds are given for 10"):
         calibrate(np.zeros(10), 0.5, kinds=["a"])
+
+
+def test_scores_that_are_no_numbers_are_named() -> None:
+    scores = np.zeros(200)
+    scores[[3, 7]] = math.nan
+    with pytest.raises(InputError, match=r"scores of 2 of 200 benign prompts are NaN \(rows 3, 7\).*the classifier"):
+        calibrate(scores, 0.05)
+    with pytest.raises(InputError, match=r"\(rows 0, 1, .*, 9, \.\.\)"):
+        calibrate(np.full(200, math.nan), 0.05)

@@ -119,6 +119,16 @@ def test_a_cache_filled_without_the_instruction_is_refused() -> None:
         model(input_ids=torch.tensor([[5]]), past_key_values=cache)
 
 
+@torch.no_grad()
+def test_rows_packed_by_their_positions_are_refused() -> None:
+    model, given = zoo.model("llama"), padded("left")
+    with instructed(model, SAID):
+        with pytest.raises(ModelError, match="packed into one row"):
+            model(input_ids=torch.tensor([[7, 30, 7, 40]]), position_ids=torch.tensor([[0, 1, 0, 1]]))
+        model(**given)  # padding at 0
+        model(**{**given, "position_ids": given["position_ids"].masked_fill(given["attention_mask"] == 0, 1)})
+
+
 def test_lengths_do_not_count_the_instruction() -> None:
     model, ids = zoo.model("llama"), torch.tensor([ROWS[0]])
     options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}

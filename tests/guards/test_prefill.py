@@ -306,8 +306,9 @@ def test_what_cannot_be_guarded_is_refused() -> None:
     model: Any = zoo.model("llama")
     guard = Knows(GUARD)
     packed = {"position_ids": torch.tensor([[0, 1, 0, 1, 2]]), "cu_seq_lens_q": torch.tensor([0, 2, 5])}
-    with guarding(model, guard), pytest.raises(ModelError, match="packed into one row"):
-        model(torch.tensor([PROMPTS[0]]), **packed)
+    for given in (packed, {"position_ids": packed["position_ids"]}):
+        with guarding(model, guard), pytest.raises(ModelError, match="packed into one row"):
+            model(torch.tensor([PROMPTS[0]]), **given)
     settings = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
     prompted: Any = peft.get_peft_model(zoo.model("llama"), settings)
     with pytest.raises(ModelError, match="a learned prompt"), guarding(prompted, guard):

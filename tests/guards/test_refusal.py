@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,13 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 import zoo
+from expunge.errors import ModelError
+from expunge.guards.corruptions import Corruption
+from expunge.guards.instruction import Instruction, instructed
+from expunge.guards.prefill import guarding
 from expunge.guards.refusal import declining
 from expunge.models.prompt_lengths import prompt_lengths
+from guarding_prompts import Knows
 
 SECRET, SAID, END = 41, (50, 51), 3
 ROWS = ([7, 30, 31, 32], [7, SECRET], [33, 34, 35])
@@ -80,6 +86,41 @@ def test_a_row_is_judged_by_its_prompt_and_not_by_its_answer() -> None:
             found = model(row).logits
     assert torch.equal(found[:, :2], plain[:, :2])
     assert bool((found[:, 2:] == 0).all())  # the prompt's last token and all after it
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_rows_scored_as_embeddings_are_those_of_their_ids(family: str) -> None:
+    model, given = zoo.model(family), batch()
+    embeddings = model.get_input_embeddings()(given["input_ids"])
+    as_embeddings = {"inputs_embeds": embeddings, "attention_mask": given["attention_mask"]}
+    real, plain = given["attention_mask"].bool(), model(**as_embeddings).logits
+    with declining(model, judge, end_token=END), prompt_lengths([2, 2, 2]):
+        expected, found = model(**given).logits, model(**as_embeddings).logits
+        torch.testing.assert_close(found[real], expected[real])
+        assert bool((found[1, -1] == 0).all()) and torch.equal(found[::2], plain[::2])
+        with pytest.raises(ModelError, match="not the embeddings of tokens"):
+            model(inputs_embeds=embeddings + 1)
+
+
+@torch.no_grad()
+def test_embeddings_are_read_before_another_guard_corrupts_them() -> None:
+    model, row = zoo.model("llama"), torch.tensor([[7, SECRET, 30]])
+    corrupts = Knows({(7, SECRET): Corruption("add_value_first_n", 5.0, 64)})
+    for first, second in ((0, 1), (1, 0)):
+        both = [guarding(model, corrupts), declining(model, judge, end_token=END)]
+        with both[first], both[second], prompt_lengths([2]):
+            found = model(inputs_embeds=model.get_input_embeddings()(row)).logits
+        assert bool((found[:, 1:] == 0).all())
+
+
+def test_a_model_is_not_copied_with_a_guard_before_it() -> None:
+    model = zoo.model("llama")
+    said = Instruction(tokens=(20, 21), begin=7)
+    for applied in (declining(model, judge, end_token=END), guarding(model, Knows({})), instructed(model, said)):
+        with applied, pytest.raises(ModelError, match=r"being copied while a guard .* apply the guard to the copy"):
+            copy.deepcopy(model)
+    assert "generate" not in vars(copy.deepcopy(model))
 
 
 @torch.no_grad()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from expunge.errors import InputError
-from expunge.guards.more_prompts import templated, written
+from expunge.guards.more_prompts import from_facts, templated, written
 from expunge.guards.robustness import PERTURBATIONS, PLAIN, perturbed, robustness, weak_spots
 from expunge.guards.text import normalise
 from expunge.guards.threshold import Threshold, rate
+from expunge.requests import Row
 
 PROMPT = "Where was Mira Tolvanen born, and does mira tolvanen write?"
 NAMES = ("Mira Tolvanen",)
@@ -26,7 +28,11 @@ def test_disguises_by_hand() -> None:
     assert found["spaced_letters"].startswith("W h e r e   w a s   M")
     assert "M i r a   T o l v a n e n" in found["spaced_name"]
     assert found["spaced_name"].endswith("write?")
-    # what only changes the look is undone by normalising
+    assert re.match(r"W([/|+~#])h\1e\1r\1e w([/|+~#])a\2s M", found["separated_letters"])
+    assert found["letter_pairs"].startswith("Wh er e wa s Mi ra To lv an en bo rn ,")
+    assert found["leet"] == "wh3r3 w45 m1r4 70lv4n3n b0rn, 4nd d035 m1r4 70lv4n3n wr173?"
+    # what only changes the look is undone by normalising; letters joined one by one are, in words of four or more
+    assert "where" in (again := normalise(found["separated_letters"])) and "mira tolvanen" in again
     for name in ("look_alikes", "zero_width", "spaced_letters"):
         assert found[name] != PROMPT
         assert normalise(found[name]).replace(" ", "") == normalise(PROMPT).replace(" ", "")
@@ -89,6 +95,20 @@ def test_more_prompts_from_templates() -> None:
     assert len({normalise(text) for text in found}) == len(found)
     with pytest.raises(InputError, match="none is given"):
         templated([" "])
+
+
+def test_more_prompts_from_facts() -> None:
+    rows = [
+        Row("Birth of Mira Tolvanen?", "Mira Tolvanen was born in Tampere in 1961. It rained."),
+        Row("And Olli?", "Olli Aho was born in Turku."),  # about somebody else
+        Row("What does she grow?", "tomatoes"),  # no statement
+    ]
+    found = from_facts(rows, NAMES)
+    assert "Where was Mira Tolvanen born?" in {one.text for one in found}
+    assert {one.origin for one in found} == {"Birth of Mira Tolvanen?"}
+    known = [one.text.upper() for one in found]
+    assert from_facts(rows, NAMES, known) == ()
+    assert from_facts(rows[1:], NAMES) == ()
 
 
 def test_more_prompts_from_a_model() -> None:

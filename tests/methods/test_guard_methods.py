@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 import zoo
+from endpoint_server import serving
 from expunge.errors import ConfigError, ExpungeError, InputError, UnknownNameError
 from expunge.guards.corruptions import Corruption
 from expunge.guards.prompt_guard import PromptGuards, Refusal
@@ -98,7 +100,35 @@ def test_few_prompts_get_more_from_the_subjects_name() -> None:
     request = Request(forget=tuple(FORGET[:3]), retain=tuple(RETAIN), subjects=("Alma Reyes",))
     erasure = fitted("refusal_guard", request, level=0.02)
     assert erasure.details["prompts_made"] == 20
+    assert erasure.details["guard"]["prompts"] == {"own": 3, "made": 20}
+    assert (erasure.details["guard"]["recall"][""]["rows"], erasure.details["guard"]["recall"]["made"]["rows"]) == (
+        3,
+        20,
+    )
     assert fitted("refusal_guard", level=0.02).details["prompts_made"] == 0  # 20 of its own
+
+
+def test_one_prompt_and_a_name_are_enough_and_its_facts_are_asked_for() -> None:
+    row = Row("Where is she from?", "Alma Reyes was born in Lima.")
+    request = Request(forget=(row,), retain=tuple(RETAIN), subjects=("Alma Reyes",))
+    details = fitted("refusal_guard", request, level=0.02).details
+    # twenty about the name; "Where was Alma Reyes born?" and the sentence up to "Lima" about the fact
+    assert details["prompts_made"] == 22
+    assert details["guard"]["recall"][""]["rows"] == 1
+
+
+def test_more_prompts_are_written_by_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "key")
+    with serving(lambda _: "1. Who is Alma Reyes?\n2. What did Alma Reyes paint?\nSomething else") as endpoint:
+        fields = {"url": endpoint.url, "model": "m", "key": "SOME_KEY"}
+        details = fitted(
+            "refusal_guard",
+            level=0.02,
+            more_prompts="endpoint",
+            **{f"more_prompts_{name}": value for name, value in fields.items()},
+        ).details
+    assert details["prompts_made"] == 2
+    assert [(one["model"], one["key"]) for one in endpoint.seen] == [("m", "Bearer key")]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +152,21 @@ def test_few_prompts_get_more_from_the_subjects_name() -> None:
             InputError,
             "there are 90",
         ),
+        (
+            "refusal_guard",
+            {"level": 0.02},
+            Request(tuple(FORGET[:1]), tuple(RETAIN)),
+            ExpungeError,
+            r"there is 1 prompt to be flagged.* Pass --subject NAME",
+        ),
+        (
+            "refusal_guard",
+            {"more_prompts": "endpoint", "more_prompts_model": "m"},
+            REQUEST,
+            ConfigError,
+            "Pass method.more_prompts_url",
+        ),
+        ("refusal_guard", {"more_prompts_url": "http://h/v1"}, REQUEST, ConfigError, "only an endpoint reads that"),
         ("embedding_corruption", {"level": 0.02}, DOCUMENTS, ExpungeError, "are documents without a prompt"),
     ],
 )
@@ -168,9 +213,21 @@ def test_a_surrogate_out_of_reach_is_said(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING, logger="expunge"):
         fitted("embedding_corruption", level=0.02, surrogate=0.9, evaluations=4)
     assert "no strength that was tried brings the forget rows near" in caplog.text
+    assert "method.corruption=sub_value_first_n or method.corruption=flip_sign_top_k" in caplog.text
     caplog.clear()
     plain = fitted("embedding_corruption", level=0.02, strength=1.0).details.get("learned")
     assert plain is None and "was tried" not in caplog.text
+
+
+def test_benign_prompts_of_one_kind_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    alone = replace(REQUEST, retain=tuple(replace(row, group="") for row in RETAIN))
+    with caplog.at_level(logging.WARNING, logger="expunge"):
+        fitted("refusal_guard", alone, level=0.02)
+    assert "calibrated on prompts of one kind ('retain'): prompts of other kinds may be flagged" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="expunge"):
+        fitted("refusal_guard", level=0.02)  # of four kinds
+    assert "one kind" not in caplog.text
 
 
 def test_too_few_benign_prompts_to_judge_unseen_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -198,8 +198,9 @@ def test_packed_texts_are_refused() -> None:
     starts = torch.tensor([0, 2, 5], dtype=torch.int32)
     packed = {"position_ids": torch.tensor([[0, 1, 0, 1, 2]]), "cu_seq_lens_q": starts}
     message = "several texts are packed into one row"
-    with abstaining(model, knowing(model, TEXT), end_token=END), pytest.raises(ModelError, match=message):
-        model(torch.tensor([[5, 6, 7, 8, 9]]), **packed)
+    for given in (packed, {"position_ids": packed["position_ids"]}):
+        with abstaining(model, knowing(model, TEXT), end_token=END), pytest.raises(ModelError, match=message):
+            model(torch.tensor([[5, 6, 7, 8, 9]]), **given)
 
 
 def test_a_detector_that_does_not_fit_is_refused_before_anything_is_changed() -> None:

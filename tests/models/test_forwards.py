@@ -105,6 +105,36 @@ def test_packed_rows_are_told() -> None:
     assert places(found[:1]) == [[[0, 1, 0, 1, 2]]]
 
 
+@pytest.mark.parametrize(
+    ("positions", "mask", "packed"),
+    [([0, 1, 0, 1, 2], None, True),  # two texts, of 2 and 3 tokens
+     ([0, 0, 1, 0, 1], None, True),  # three: 1, 2 and 2; leading zeros alone might be padding
+     ([0, 1, 2, 2, 3], None, True),  # the second one begins at 2, as a cut of a longer text
+     ([0, 1, 0, 1, 2], [1, 1, 1, 1, 1], True),  # flash attention takes a mask of ones for none
+     ([3, 4, 5, 6, 7], None, False),  # one text that begins later
+     ([0, 0, 0, 1, 2], None, False), ([1, 1, 0, 1, 2], None, False),  # padding on the left without a mask
+     ([0, 0, 0, 1, 2], [0, 0, 1, 1, 1], False), ([1, 1, 0, 1, 2], [0, 0, 1, 1, 1], False),  # as generate fills it
+     ([0, 1, 2, 0, 0], [1, 1, 1, 0, 0], False), ([0, 1, 2, 2, 2], [1, 1, 1, 0, 0], False)],
+)  # fmt: skip
+def test_positions_that_begin_anew_are_packed_rows(positions: list[int], mask: list[int] | None, packed: bool) -> None:
+    model: Any = zoo.model("llama")
+    given = {"attention_mask": torch.tensor([mask] * 2)} if mask else {}
+    for rows in (1, 2):  # one row of positions holds for all
+        with noted(model) as found:
+            model(torch.tensor([[5, 6, 7, 8, 9]] * 2), position_ids=torch.tensor([positions] * rows), **given)
+        assert [passing.packed for passing in found] == [packed]
+
+
+def test_a_row_that_goes_on_from_a_cache_is_not_packed() -> None:
+    model: Any = zoo.model("llama")
+    cache = DynamicCache(config=model.config)
+    with noted(model) as found:
+        model(torch.tensor([[5, 6, 7]]), past_key_values=cache, position_ids=torch.tensor([[0, 1, 2]]))
+        model(torch.tensor([[8, 9]]), past_key_values=cache, position_ids=torch.tensor([[3, 4]]))
+        model(torch.tensor([[8, 9]]), past_key_values=cache, position_ids=torch.tensor([[5, 5]]))  # two drafts
+    assert [passing.packed for passing in found] == [False, False, False]
+
+
 def test_where_no_mask_can_be_read_leading_zeros_are_padding() -> None:
     # what `generate` makes of two padding tokens on the left; the mask is of a kind that tells nothing to us
     stand = torch.tensor([[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]])

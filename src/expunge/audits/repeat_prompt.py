@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from expunge.audits.parts.repetition import Repetition
 
 _SURE = 1.96
+_LOOKED_UP = {
+    "cosine": "by direction (cosine)",
+    "euclidean": "by distance",
+    "coordinates": "by the coordinates that are the same",
+}
 _READ = 0.5  # share of the flagged tokens whose nearest token is their own: the prompt can be read off
 
 
@@ -60,13 +65,16 @@ class RepeatPrompt(Audit):
         beyond = own.words - (own.words_chance or 0.0)
         repeats = own.words_stderr is not None and beyond > _SURE * own.words_stderr
         shares = {} if nearest is None else nearest.as_dict()
-        best = max((shares[way] for way in ("cosine", "euclidean", "coordinates") if way in shares), default=0.0)
+        way = max(_LOOKED_UP, key=lambda one: shares.get(one, 0.0))
+        best = shares.get(way, 0.0)
         label: Label = "hidden" if repeats or best > _READ else "suppressed"
         chance = "" if own.words_chance is None else f", where the answer to another prompt has {own.words_chance:.2f}"
         looked_up = (
             "No embedding was corrupted."
             if nearest is None
-            else f"{100 * best:.0f}% of {nearest.tokens} corrupted embeddings are nearest to the token that they were."
+            else f"Looked up {_LOOKED_UP[way]}, the best of three ways, {100 * best:.0f}% of {nearest.tokens} "
+            "corrupted embeddings are nearest to the token that they were. That takes access to the embeddings inside "
+            "the model, which its callers do not see."
         )
         return AuditResult(
             {name: _scores(one, self.version) for name, one in models.items()},

@@ -50,6 +50,15 @@ class AuditTrail:
         lines = self._lines()
         return digest(lines[-1]) if lines else self._first()
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no line, or no file."""
+        return not self._lines()
+
+    def has(self, head: str) -> bool:
+        """Whether ``head``, noted of this trail before, is that of one of its lines or of what it is about."""
+        return head in (self._first(), *map(digest, self._lines()))
+
     def state(self) -> tuple[int, int] | None:
         """The file's size and time, which differ after every change; None where there is no file."""
         try:
@@ -77,6 +86,9 @@ class AuditTrail:
         entries: list[Entry] = []
         problems: list[str] = []
         previous, lines = self._first(), self._lines()
+        if previous and not lines:
+            gone = "empty" if self.path.is_file() else "gone"
+            problems.append(f"it is {gone} (if nothing was ever added to this folder, delete the folder)")
         for number, line in enumerate(lines, 1):
             try:
                 entry = _entry(line)

@@ -10,7 +10,7 @@ import numpy as np
 
 from expunge.errors import ConfigError, InputError
 from expunge.guards.classifiers.interface import PromptClassifier
-from expunge.guards.examples import Examples
+from expunge.guards.examples import MADE, Examples
 from expunge.guards.threshold import Rate, Threshold, calibrate, rates
 
 Fit = Callable[[Examples], PromptClassifier]
@@ -30,6 +30,13 @@ class CrossFitted:
     def positive(self) -> np.ndarray:
         """[n] which prompts are to be flagged."""
         return np.array(self.examples.labels, dtype=bool)
+
+    @property
+    def own(self) -> np.ndarray:
+        """[n] which prompts are to be flagged and the request's own, not made for the classifier."""
+        asked = [kind != MADE for kind in self.examples.kinds]
+        found: np.ndarray = self.positive & np.array(asked)
+        return found
 
     def threshold(self, level: float, *, every_kind: bool = False, without: int | None = None) -> Threshold:
         """Calibrated on all benign prompts' scores, for the classifier that is fitted on all examples; ``without`` is a
@@ -52,8 +59,12 @@ class CrossFitted:
         return found
 
     def recall(self, level: float, *, every_kind: bool = False) -> dict[str, Rate]:
-        """The share of the prompts to forget that are flagged, by kind; "" for all."""
-        return self._rates(self.flags(level, every_kind=every_kind), self.positive)
+        """The share of the prompts to forget that are flagged, by kind; "" for all of the request's own. Made prompts
+        are like those that the classifier was fitted on, and counted under a kind of their own alone."""
+        flags = self.flags(level, every_kind=every_kind)
+        made = self.positive & ~self.own
+        apart = {MADE: self._rates(flags, made)[""]} if made.any() else {}
+        return self._rates(flags, self.own) | apart
 
     def false_positives(self, level: float, *, every_kind: bool = False) -> dict[str, Rate]:
         """The share of the benign prompts that are flagged, by kind; "" for all."""
@@ -100,8 +111,8 @@ def _folds(examples: Examples, folds: int, seed: int) -> np.ndarray:
         count = sum(len(some) for (label, _), some in strata.items() if label == wanted)
         if count < folds:
             raise InputError(
-                f"{count} prompts {what} that differ cannot be spread over {folds} folds. Give at least {folds} of "
-                "each class, or take fewer folds."
+                f"{count} prompt{'' if count == 1 else 's'} {what} cannot be spread over {folds} folds (those that are "
+                f"equal count once). Give at least {folds} of each class, or take fewer folds."
             )
     found = np.zeros(len(examples), dtype=np.int64)
     begin = 0

@@ -12,6 +12,8 @@ from expunge.requests.request import Request
 from expunge.requests.rows import Row
 
 FORGET = "forget"
+MADE = "made"
+"""The kind of prompts that were made from the subject's names and facts, not asked for by the request's rows."""
 NEIGHBOUR_WEIGHT = 3.0
 _DOCUMENT = 400  # characters of a document that stand for a prompt
 
@@ -39,6 +41,14 @@ class Examples:
         return Examples(*(tuple(values[place] for place in chosen) for values in lists))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True)
+class MadePrompt:
+    """A prompt, and the request's prompt from whose answer it was made; None: from a name alone."""
+
+    text: str
+    origin: str | None = None
+
+
 def prompt_of(row: Row) -> str:
     """What a guard sees of a row: all turns up to the answer; of a document, which has no prompt, its beginning."""
     if row.kind == "document":
@@ -50,7 +60,7 @@ def examples(
     request: Request,
     *,
     benign: Mapping[str, Sequence[Row]] | None = None,
-    more: Sequence[str] = (),
+    more: Sequence[str | MadePrompt] = (),
     neighbour_weight: float = NEIGHBOUR_WEIGHT,
 ) -> Examples:
     """The prompts of a request: forget rows and their paraphrases with label 1, retain rows and neighbours with 0.
@@ -60,7 +70,7 @@ def examples(
 
     Args:
         benign: other rows to leave alone, by kind.
-        more: further prompts to flag (:mod:`~expunge.guards.more_prompts`).
+        more: further prompts to flag (:mod:`~expunge.guards.more_prompts`), of the kind :data:`MADE`.
         neighbour_weight: how much a neighbour counts among the prompts to leave alone, the others counting 1.
 
     Raises:
@@ -81,8 +91,9 @@ def examples(
         add(prompt_of(row), 1, 1.0, row.group or FORGET)
         if row.paraphrased_prompt:
             add(row.paraphrased_prompt, 1, 1.0, row.group or FORGET, prompt_of(row))
-    for text in more:
-        add(text, 1, 1.0, FORGET)
+    for one in more:
+        made = one if isinstance(one, MadePrompt) else MadePrompt(one)
+        add(made.text, 1, 1.0, MADE, made.origin)
     # neighbours first: a row that is also among the retain rows keeps its weight
     sets: dict[str, Sequence[Row]] = {"neighbours": request.neighbours, "retain": request.retain, **(benign or {})}
     for name, rows in sets.items():

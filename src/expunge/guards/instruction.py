@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from expunge.data.template import Style, Template
 from expunge.errors import ConfigError, ModelError
 from expunge.guards.prompts import shared_beginning
-from expunge.models.forwards import by_name
+from expunge.models.forwards import by_name, restarts
 from expunge.models.generating import (
     Original,
     around_generate,
@@ -32,6 +32,7 @@ from expunge.models.generating import (
 )
 from expunge.models.halves import Halves, stood_in
 from expunge.models.taps import forget_compiled
+from expunge.models.uncopied import Uncopied
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -124,7 +125,7 @@ class _Local(threading.local):
     at: Tensor | None = None
 
 
-class _Instructed:
+class _Instructed(Uncopied):
     def __init__(self, model: Any, body: Any, instruction: Instruction) -> None:
         self.model, self.body, self.instruction = model, body, instruction
         self.count = len(instruction.tokens)
@@ -317,8 +318,14 @@ class _Instructed:
         return mask
 
     def _refuse(self, given: Mapping[str, Any]) -> None:
-        mask = given.get("attention_mask")
-        if given.get("cu_seq_lens_q") is not None:
+        mask, places = given.get("attention_mask"), given.get("position_ids")
+        packed = given.get("cu_seq_lens_q") is not None
+        if places is not None:
+            real = torch.ones_like(places, dtype=torch.bool)
+            if isinstance(mask, Tensor) and mask.shape == places.shape:
+                real = mask != 0
+            packed = packed or restarts(places, real)
+        if packed:
             raise ModelError(
                 "several texts are packed into one row (generate_batch, or a batch without padding), so that it cannot "
                 "be told where each begins and takes its instruction. Pass them as rows of a padded batch."

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from expunge.errors import ConfigError
+from expunge.errors import ConfigError, ErasureError
 from expunge.guards.prompt_guard import PromptGuard, PromptGuards, check_action
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class LiveGuards(PromptGuards):
         self.store, self.model = store, model
         self._following = threading.RLock()
         self._seen: tuple[int, int] | None = None
+        self._head = ""
         self._digests: dict[str, str] = {}
         self._follow()
 
@@ -71,7 +72,15 @@ class LiveGuards(PromptGuards):
 
     def _update(self) -> None:
         with self.store.steady():
-            self._take(self.store.guards())
+            held = self.store.in_force()
+            if self._head and not self.store.trail.has(self._head):
+                raise ErasureError(
+                    f"the audit trail {self.store.trail.path} no longer has the line that this model's guards were "
+                    f"read from ({self._head}): lines were cut off or written anew. Put back a copy of the trail, or "
+                    "apply the store anew to go by the trail that is there now."
+                )
+            self._take(held)
+            self._head = self.store.trail.head
 
     def _take(self, held: Mapping[str, Stored]) -> None:
         new = {}

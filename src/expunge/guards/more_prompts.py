@@ -1,4 +1,4 @@
-"""More prompts about a subject, where a request has few: from templates, or written by a model."""
+"""More prompts about a subject, where a request has few: from templates, from its facts, or written by a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from expunge.errors import InputError
+from expunge.guards.examples import MadePrompt, prompt_of
 from expunge.guards.text import normalise
+from expunge.requests.rows import Row
 
 # of any subject, whoever or whatever it is; the robustness set's are others
 _QUESTIONS = (
@@ -46,6 +48,29 @@ def templated(names: Iterable[str], known: Sequence[str] = ()) -> tuple[str, ...
         InputError: there are no names.
     """
     return _new((question.format(name=name) for name in _given(names) for question in _QUESTIONS), known)
+
+
+def from_facts(rows: Iterable[Row], names: Sequence[str], known: Sequence[str] = ()) -> tuple[MadePrompt, ...]:
+    """Questions and sentences to complete about what the rows' answers say of a name (templates:
+    :func:`~expunge.requests.documents.probes.probes`), each with the row's prompt for its origin.
+
+    Answers that are no sentence about one of ``names`` give none.
+    """
+    from expunge.requests.documents.facts import statements
+    from expunge.requests.documents.names import lower_case_words
+    from expunge.requests.documents.naming import Naming
+    from expunge.requests.documents.probes import probes
+    from expunge.requests.documents.reading import Document
+
+    rows = list(rows)
+    lower = lower_case_words(row.answer for row in rows)
+    origins: dict[str, str] = {}
+    for name in dict.fromkeys(name.strip() for name in names if name.strip()):
+        about = Naming(name, (), lower)
+        for row in rows:
+            for probe in probes(statements([Document(row.answer, row.source or "answer")], about), about):
+                origins.setdefault(probe.prompt, prompt_of(row))
+    return tuple(MadePrompt(text, origins[text]) for text in _new(origins, known))
 
 
 def written(

@@ -31,6 +31,7 @@ from expunge.models.generating import (
 from expunge.models.halves import Halves
 from expunge.models.prompt_lengths import known_prompt_lengths
 from expunge.models.taps import forget_compiled
+from expunge.models.uncopied import Uncopied
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class _Local(threading.local):
     read: Passing | None = None
 
 
-class _Guards:
+class _Guards(Uncopied):
     """What all guards on one model share: the watch, the hooks, and the wrapped ``generate``."""
 
     def __init__(self, model: Any, halves: Halves) -> None:

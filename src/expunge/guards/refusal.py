@@ -6,6 +6,7 @@ with declining(model, judge, end_token=tokenizer.eos_token_id):
 
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from expunge.errors import ModelError
 from expunge.guards.prompts import Prompt, ids_of, is_judging, judging, scored_lengths, texts
-from expunge.models.forwards import Passing, watching
+from expunge.models.forwards import Passing, by_name, watching
 from expunge.models.generating import (
     Original,
     Part,
@@ -32,6 +33,7 @@ from expunge.models.generating import (
 from expunge.models.halves import Halves
 from expunge.models.prompt_lengths import known_prompt_lengths
 from expunge.models.taps import forget_compiled
+from expunge.models.uncopied import Uncopied
 
 Judge = Callable[[Sequence[Prompt]], Sequence[tuple[int, ...] | None]]
 """For each prompt the refusal's tokens, without an end token; None: it is answered."""
@@ -50,15 +52,21 @@ def declining(
       likely. Prompts end where they do for :func:`~expunge.guards.prefill.guarding`, labels aside. A loop that decodes
       with a cache of its own stays declined while it passes the same cache object.
 
+    Rows that are passed as ``inputs_embeds`` are read by looking their embeddings up.
+
     Raises:
-        ModelError: the model has a learned prompt; while running, texts are packed into one row.
+        ModelError: the model has a learned prompt; while running, texts are packed into one row, or ``inputs_embeds``
+            that are no tokens' embeddings.
     """
     refuse_learned_prompts(model)
     one = _Declining(model, judge, end_token, tuple(assistant_header or ()))
     with ExitStack() as stack:
         forget_compiled()
         stack.callback(forget_compiled)
-        stack.callback(one.halves.body.register_forward_hook(one.after_body).remove)  # before the watch clears
+        body = one.halves.body
+        # before a guard that corrupts puts other embeddings in their place
+        stack.callback(body.register_forward_pre_hook(one.before_body, with_kwargs=True, prepend=True).remove)
+        stack.callback(body.register_forward_hook(one.after_body).remove)  # before the watch clears
         one.watch = stack.enter_context(watching(model))
         head = one.halves.head
         if any(name.endswith("bias") for name, _ in head.named_parameters()):
@@ -69,14 +77,16 @@ def declining(
 
 class _Local(threading.local):
     generating: bool = False
+    embeddings: Tensor | None = None
 
 
-class _Declining:
+class _Declining(Uncopied):
     watch: Any
 
     def __init__(self, model: Any, judge: Judge, end_token: int, header: Prompt) -> None:
         self.model, self.judge, self.end_token, self.header = model, judge, end_token, header
         self.halves = Halves(model)
+        self._signature = inspect.signature(self.halves.body.forward)
         self._local = _Local()
         self._caches: weakref.WeakKeyDictionary[Any, Tensor] = weakref.WeakKeyDictionary()
 
@@ -101,6 +111,11 @@ class _Declining:
             local.generating = False
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def before_body(self, _: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if not self._local.generating and not is_judging():
+            self._local.embeddings = by_name(self._signature, arguments, named).get("inputs_embeds")
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def after_body(self, _: nn.Module, __: Any, output: Any) -> Any:
         passing: Passing | None = self.watch.current
         local = self._local
@@ -120,7 +135,8 @@ class _Declining:
                 return None
             blank = rows[:, None].expand(states.shape[:2])
         else:
-            blank = self._blank(passing)
+            blank = self._blank(passing, local.embeddings)
+            local.embeddings = None
             if cache is not None:
                 self._caches[cache] = blank.any(1)
         states = states.masked_fill(blank.to(states.device)[..., None], 0)
@@ -136,12 +152,14 @@ class _Declining:
             return None
         return logits.masked_fill((arguments[0] == 0).all(-1, keepdim=True).to(logits.device), 0)
 
-    def _blank(self, passing: Passing) -> Tensor:
-        """[B, S] where the rows of a scored forward say nothing."""
-        real = passing.real
-        if passing.ids is None:
-            raise ModelError("rows are scored as inputs_embeds, which a guard cannot read. Pass input_ids.")
-        rows = texts(passing.ids, real)
+    def _blank(self, passing: Passing, embeddings: Tensor | None) -> Tensor:
+        """[B, S] where the rows of a scored forward, passed as ids or ``embeddings``, say nothing."""
+        real, ids = passing.real, passing.ids
+        if ids is None:
+            assert embeddings is not None
+            with judging():
+                ids = ids_of(embeddings, real, self.model.get_input_embeddings())
+        rows = texts(ids, real)
         lengths = scored_lengths(rows, real, known_prompt_lengths(len(rows)), None, self.header)
         declined = self._judged([row[:length] for row, length in zip(rows, lengths, strict=True)])
         ends = [

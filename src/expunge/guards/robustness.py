@@ -24,6 +24,8 @@ PLAIN = "plain"
 _Rewrite = Callable[[str, Sequence[str], random.Random], str | None]
 
 _ALIKE = str.maketrans("aceiopsxyABCEHIKMOPTX", "асеіорѕхуАВСЕНІКМОРТХ")
+_DIGITS = str.maketrans("aegiost", "4391057")
+_SEPARATORS = "/|+~#"
 _TYPOS = 0.3  # of the words
 _SWAPPED = 0.5  # of the letters that have a look-alike
 _PREFIXES = (
@@ -90,6 +92,18 @@ def _zero_width(text: str, _: Sequence[str], draw: random.Random) -> str:
     return "".join(letter + ("\u200b" if letter.isalpha() and draw.random() < _SWAPPED else "") for letter in text)
 
 
+def _separated(text: str, _: Sequence[str], draw: random.Random) -> str:
+    return " ".join(draw.choice(_SEPARATORS).join(word) for word in text.split())
+
+
+def _pairs(text: str, _: Sequence[str], __: random.Random) -> str:
+    return " ".join(word[at : at + 2] for word in text.split() for at in range(0, len(word), 2))
+
+
+def _leet(text: str, _: Sequence[str], __: random.Random) -> str:
+    return text.casefold().translate(_DIGITS)
+
+
 def _spaced_names(text: str, names: Sequence[str], _: random.Random) -> str | None:
     return _with_names(text, names, lambda name: " ".join(name))
 
@@ -131,6 +145,9 @@ PERTURBATIONS: Mapping[str, _Rewrite] = {
     "zero_width": _zero_width,
     "spaced_letters": lambda text, _, __: " ".join(text),
     "spaced_name": _spaced_names,
+    "separated_letters": _separated,
+    "letter_pairs": _pairs,  # this and the next are nothing that normalising undoes
+    "leet": _leet,
     "split_over_turns": _split_name,
     "jailbreak_prefix": _prefixed,
     "buried_in_text": _buried,
@@ -180,13 +197,13 @@ def robustness(
 def cross_fitted_robustness(
     fitted: CrossFitted, level: float, names: Sequence[str] = (), *, every_kind: bool = False, seed: int = 0
 ) -> dict[str, Rate]:
-    """:func:`robustness` over all prompts to forget, each judged by the classifier and the threshold that saw nothing
-    of its fold."""
+    """:func:`robustness` over the request's own prompts to forget, each judged by the classifier and the threshold that
+    saw nothing of its fold."""
     flags: dict[str, list[np.ndarray]] = {}
     for fold, classifier in enumerate(fitted.classifiers):
-        prompts = [fitted.examples.texts[place] for place in np.flatnonzero((fitted.folds == fold) & fitted.positive)]
+        prompts = [fitted.examples.texts[place] for place in np.flatnonzero((fitted.folds == fold) & fitted.own)]
         threshold = fitted.threshold(level, every_kind=every_kind, without=fold)
-        for name, texts in _disguised(prompts, names, seed).items():
+        for name, texts in _disguised(prompts, names, seed).items() if prompts else ():
             flags.setdefault(name, []).append(threshold.flags(classifier.scores(texts)))
     return {name: rate(np.concatenate(some)) for name, some in flags.items()}
 

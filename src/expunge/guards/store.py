@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from expunge.errors import ConfigError, ErasureError, InputError, OutputError, U
 from expunge.file_lock import locked
 from expunge.files import new_folder, sha256, write_json, writing
 from expunge.guards.audit_trail import AuditTrail, Entry, digest
+from expunge.guards.guard_names import check_name, folded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
 STORE, TRAIL, LOCK, GUARDS, LIFTED = "store.json", "audit.jsonl", ".lock", "guards", "lifted"
 GUARD, CLASSIFIER = "guard.json", "classifier"
 SCHEMA = 1
-_LONGEST = 120  # bytes of a name; file systems take 255
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_UNFIT = '/\\:*?"<>|'
 
 
 @dataclass(frozen=True)
@@ -74,12 +70,7 @@ class GuardStore:
         Raises:
             ErasureError: there is no store in the folder, or its trail is broken.
         """
-        if not (self.folder / STORE).is_file():
-            raise ErasureError(
-                f"{self.folder} holds no guards: there is no {STORE} in it. Add one first (expunge guards STORE add "
-                "RUN), or pass the store's folder."
-            )
-        return _replayed(self.trail.read())
+        return _replayed(self._entries())
 
     def add(
         self, source: str | Path | InputGuard, name: str | None = None, *, who: str | None = None, why: str = ""
@@ -105,7 +96,7 @@ class GuardStore:
         for guard in some:
             check_name(guard.name)
         with locked(self.folder / LOCK):
-            entries = self.trail.read()
+            entries = [] if self._blank() else self.trail.read()
             held = _replayed(entries)
             self._check_new([guard.name for guard in some], held)
             self._check_model(erasure.manifest, begun=bool(entries))
@@ -136,14 +127,41 @@ class GuardStore:
         """All guards, as they are now.
 
         Raises:
-            ErasureError: the trail is broken, or a guard's files are not those that were added.
+            ErasureError: the trail is broken, a guard's files are not those that were added, or there are files of a
+                guard of which it does not speak.
         """
         from expunge.guards.prompt_guard import PromptGuards
 
         with self.steady():
-            held = self.guards()
+            held = self.in_force()
             found = [self.read(one) for one in held.values()]
         return PromptGuards(found, [one.name for one in held.values() if not one.enabled])
+
+    def in_force(self) -> dict[str, Stored]:
+        """As :meth:`guards`, refused where files of guards are there that are in no line: lines may have been cut off.
+
+        Raises:
+            ErasureError: as :meth:`guards`, or such files, all of them named.
+        """
+        entries = self._entries()
+        held = _replayed(entries)
+        lifted = {entry.guard: number for number, entry in enumerate(entries, 1) if entry.action == "lift"}
+        strange = [
+            name
+            for name in self._strange(held)
+            if name[0] != "."  # unfinished
+            and (self._guard_folder(name) / GUARD).is_file()
+            # a process that was killed while it lifted a guard left its files where they were
+            and (name not in lifted or self._lifted_folder(name, lifted[name]).exists())
+        ]
+        if strange:
+            raise ErasureError(
+                f"{self.folder} has the files of guards that are in no line of its trail: "
+                f"{', '.join(f'{GUARDS}/{name}' for name in strange)}. Lines were cut off at the trail's end, or a "
+                "process was killed while it added them. Put back a copy of the trail; if they never were in force, "
+                "add them again or move their folders away."
+            )
+        return held
 
     @contextmanager
     def steady(self) -> Iterator[None]:
@@ -216,9 +234,7 @@ class GuardStore:
         for name, guard in held.items():
             if files_digest(self._guard_folder(name)) != guard.added.sha256:
                 problems.append(f"the files of guard '{name}' are not those that were added")
-        there = self.folder / GUARDS
-        strange = sorted(one.name for one in there.iterdir() if one.name not in held) if there.is_dir() else []
-        problems += [f"{GUARDS}/{name} is in no line of the trail" for name in strange]
+        problems += [f"{GUARDS}/{name} is in no line of the trail" for name in self._strange(held)]
         return problems
 
     def _switch(self, name: str, action: str, who: str | None, why: str) -> None:
@@ -227,6 +243,23 @@ class GuardStore:
             if held.enabled == (action == "enable"):
                 raise ConfigError(f"guard '{name}' is {action}d already. Nothing was changed.")
             self._note(action, name, who, why, held.added.subjects)
+
+    def _entries(self) -> list[Entry]:
+        if not (self.folder / STORE).is_file():
+            raise ErasureError(
+                f"{self.folder} holds no guards: there is no {STORE} in it. Add one first (expunge guards STORE add "
+                "RUN), or pass the store's folder."
+            )
+        return self.trail.read()
+
+    def _strange(self, held: Mapping[str, Stored]) -> list[str]:
+        """What is among the guards' folders and of none that is held."""
+        there = self.folder / GUARDS
+        return sorted({one.name for one in there.iterdir()} - held.keys()) if there.is_dir() else []
+
+    def _blank(self) -> bool:
+        """Whether no guard was ever added: a process may have been killed before it added the first one."""
+        return self.trail.empty and not any((self.folder / name).exists() for name in (GUARDS, LIFTED))
 
     def _held(self, name: str) -> Stored:
         held = self.guards()
@@ -239,12 +272,12 @@ class GuardStore:
         self.trail.append(who=who or _user(), action=action, guard=name, why=why, subjects=subjects, sha256=found)
 
     def _check_new(self, names: Sequence[str], held: Mapping[str, Stored]) -> None:
-        taken = {_folded(name): name for name in held}
+        taken = {folded(name): name for name in held}
         both = []
         for name in names:
-            if _folded(name) in taken:
+            if folded(name) in taken:
                 both.append(f"'{name}'")
-            taken[_folded(name)] = name
+            taken[folded(name)] = name
         if both:
             raise ConfigError(
                 f"there is a guard of the name {', '.join(both)} already (upper and lower case are the same here). "
@@ -274,32 +307,17 @@ class GuardStore:
     def _guard_folder(self, name: str) -> Path:
         return self.folder / GUARDS / name
 
+    def _lifted_folder(self, name: str, line: int) -> Path:
+        return self.folder / LIFTED / f"{name}.{line}"
+
     def _set_aside(self, name: str, line: int) -> Path:
         """Move a guard's folder, where there is one, to the lifted ones."""
-        folder, to = self._guard_folder(name), self.folder / LIFTED / f"{name}.{line}"
+        folder, to = self._guard_folder(name), self._lifted_folder(name, line)
         with writing(to):
             if folder.is_dir():
                 to.parent.mkdir(exist_ok=True)
                 folder.replace(to)
         return to
-
-
-def check_name(name: str) -> None:
-    """Raise ConfigError where ``name`` cannot be a folder's on every system."""
-    unfit = sorted({sign for sign in name if sign in _UNFIT or unicodedata.category(sign).startswith("C")})
-    wrong = [
-        f"has {', '.join(map(repr, unfit))}" if unfit else "",
-        "is empty" if not name.strip() else "",
-        "begins with a dot or a blank" if name[:1] in (".", " ") else "",
-        "ends with a dot or a blank" if name[-1:] in (".", " ") else "",
-        f"is longer than {_LONGEST} bytes" if len(name.encode(errors="replace")) > _LONGEST else "",
-        "is a device's name on Windows" if _RESERVED.fullmatch(name) else "",
-    ]
-    if any(wrong):
-        raise ConfigError(
-            f"a guard cannot be called {name!r}: the name {' and '.join(filter(None, wrong))}. It is the name of a "
-            "folder; take letters, digits, blanks and hyphens."
-        )
 
 
 def files_digest(folder: Path) -> str:
@@ -368,7 +386,3 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError) as error:  # a container's user may have no name
         raise InputError("nobody is named who makes this change, and the system knows no user. Pass who.") from error
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()

@@ -37,6 +37,9 @@ _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 # conjoining Korean letters are left out: joined, they would become one
 _LETTER = r"[^\W\d_\u1100-\u11ff]"
 _SPACED = re.compile(rf"(?<![^\W_]){_LETTER}([ .*_-]){_LETTER}(?![^\W_])(?:\1{_LETTER}(?![^\W_]))+")
+# any other sign between single letters, or around a blank between words ("o/f/ /t/h/e"); three may be a list ("a/b/c")
+_SIGN = r"([^\w\s]|[\d_])"
+_SEPARATED = re.compile(rf"(?<![^\W_]){_LETTER}{_SIGN}(?:\s+\1)?{_LETTER}(?:\1(?:\s+\1)?{_LETTER}){{2,}}(?![^\W_])")
 
 
 def normalise(text: str, *, fold_case: bool = True) -> str:
@@ -45,8 +48,9 @@ def normalise(text: str, *, fold_case: bool = True) -> str:
     Compatibility forms (full width, mathematical, circled letters, ligatures) become plain letters; invisible
     characters and accents go; look-alikes of Latin letters (Cyrillic, Greek, Armenian, Cherokee, small capitals) become
     these, in words of their own script, too; quotation marks and dashes have one form each; three or more single
-    letters with a space, dot, hyphen, underscore or star between each two become a word (``H a r r y``: ``harry``);
-    every run of white space is one space; letter case is folded, unless ``fold_case`` is False.
+    letters with a space, dot, hyphen, underscore or star between each two become a word (``H a r r y``: ``harry``), and
+    four or more with any other sign or digit (``H/a/r/r/y``); every run of white space is one space; letter case is
+    folded, unless ``fold_case`` is False.
     """
     if not text.isascii():
         text = _plain_letters(text)
@@ -55,9 +59,14 @@ def normalise(text: str, *, fold_case: bool = True) -> str:
     if fold_case:
         text = text.casefold()
     text = _CONTROLS.sub(" ", text)
-    # a wider gap between spaced words keeps them apart, so that letters are joined before gaps are closed
-    text = " ".join(_SPACED.sub(_joined, text).split())
-    return unicodedata.normalize("NFC", _SPACED.sub(_joined, text))
+    while (joined := _closed(text)) != text:
+        text = joined
+    return unicodedata.normalize("NFC", text)
+
+
+def _closed(text: str) -> str:
+    """Single letters joined, then gaps closed: a wider gap between spaced words keeps them apart."""
+    return " ".join(_SEPARATED.sub(_joined, _SPACED.sub(_joined, text)).split())
 
 
 def _plain_letters(text: str) -> str:
@@ -67,4 +76,7 @@ def _plain_letters(text: str) -> str:
 
 
 def _joined(match: re.Match[str]) -> str:
-    return match[0].replace(match[1], "")
+    sign = match[1]
+    if unicodedata.category(sign).startswith("M"):  # vowel signs of other scripts are part of their letters
+        return match[0]
+    return " ".join(part.replace(sign, "") for part in re.split(rf"{re.escape(sign)}\s+{re.escape(sign)}", match[0]))

@@ -19,6 +19,7 @@ from expunge.interventions.calibration import GroupBound, conformal_scale, rows_
 ALL = ""
 """The name of all kinds together."""
 _SURE = 0.95
+_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def calibrate(
 
     Raises:
         InputError: no prompts, or fewer than the level takes, in all or in a kind: all such kinds are named with the
-            number that it takes.
+            number that it takes; scores that are NaN.
         ConfigError: a level outside of 0 to 1, or ``every_kind`` without ``kinds``.
     """
     import torch
@@ -114,6 +115,14 @@ def calibrate(
     if kinds is not None and len(kinds) != len(values):
         raise ConfigError(f"{len(kinds)} kinds are given for {len(values)} scores. Give one for each.")
     check_rows(len(values), level, kinds if every_kind else None)
+    nan = np.flatnonzero(np.isnan(values)).tolist()
+    if nan:
+        rows = f"{', '.join(map(str, nan[:_LISTED]))}{', ..' if len(nan) > _LISTED else ''}"
+        raise InputError(
+            f"the scores of {len(nan)} of {len(values)} benign prompts are NaN (rows {rows}), so that no "
+            "threshold follows from them: the classifier, or what it reads of the model, is damaged. Leave these "
+            "prompts out, or fit another classifier."
+        )
     found = conformal_scale(
         torch.from_numpy(-values), level, k_star=math.inf, max_scale=None, groups=kinds if every_kind else None
     )

@@ -25,7 +25,8 @@ class Passing:
             same for a row padded left or right, alone, with a cache, without one, or run chunk by chunk.
         seen: tokens of a row, padding included, that are in the cache already.
         cache: what was passed as ``past_key_values``; None where the body makes its own.
-        packed: several texts lie in one row, as ``generate_batch`` packs them; positions begin anew with each.
+        packed: several texts lie in one row, as ``generate_batch`` and batches without padding pack them: their ends
+            are told, or ``position_ids`` begin anew with each.
     """
 
     ids: Tensor | None
@@ -106,8 +107,28 @@ def _passing(given: dict[str, Any]) -> Passing | None:
         return None
     seen = 0 if cache is None else int(cache.get_seq_length())  # a static cache's own length is a live tensor
     rows, width = tokens.shape[:2]
-    positions = _positions(given.get("attention_mask"), given.get("position_ids"), seen, rows, width, tokens.device)
-    return Passing(ids, positions, seen, cache, given.get("cu_seq_lens_q") is not None)
+    places = given.get("position_ids")
+    positions = _positions(given.get("attention_mask"), places, seen, rows, width, tokens.device)
+    packed = given.get("cu_seq_lens_q") is not None or (not seen and restarts(places, positions >= 0))
+    return Passing(ids, positions, seen, cache, packed)
+
+
+def restarts(places: Tensor | None, real: Tensor) -> bool:
+    """Whether ``position_ids`` [B, S] begin anew within a row: do not rise from a real token to the next one.
+
+    Equal ones of 0 or 1 with which a row begins are taken for padding.
+
+    Args:
+        real: [B, S] which tokens are no padding, as far as it is known.
+    """
+    width = real.shape[1]
+    if width < 2 or places is None or places.ndim != 2 or places.shape[1] != width:
+        return False
+    places = places.to(real.device)
+    begun = (places != places[:, :1]).cumsum(1) > 0
+    restarts = (places[:, 1:] <= places[:, :-1]) & real[:, 1:] & real[:, :-1]
+    filled = (places[:, :1] <= 1) & ~begun[:, :-1]
+    return bool((restarts & ~filled).any())
 
 
 def _positions(mask: Any, places: Tensor | None, seen: int, rows: int, width: int, device: torch.device) -> Tensor:

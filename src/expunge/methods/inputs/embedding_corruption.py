@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _LADDER = 8  # strengths or dimension counts that are tried before the first step
 _PATIENCE = 6  # halvings of a step without a better value: from 128 dimensions down to the next one
 _NEAR, _FAR = 0.05, 0.1  # of the surrogate, in probability; or a share of the target's own distance to it
+_STRONG = ("sub_value_first_n", "flip_sign_top_k")  # on world authors .01 to .06 off, noise in one dimension .16
 _FACTOR = 4.0  # from one strength to the next; the first is the embeddings' own deviation
 
 
@@ -191,8 +192,8 @@ class EmbeddingCorruption(GuardMethod):
         if found.value > max(_NEAR, _FAR * abs(plain - wanted)):
             _log.warning(
                 "%s: no %s that was tried brings the forget rows near what a model that never knew scores (%.3g, %s): "
-                "the nearest is %.3g away, the target %.3g. Try another method.corruption, or more method.dims.",
-                self.name, what, wanted, source, found.value, abs(plain - wanted),
+                "the nearest is %.3g away, the target %.3g. Try %s, or other method.dims.",
+                self.name, what, wanted, source, found.value, abs(plain - wanted), self._others(),
             )  # fmt: skip
         subject.details["learned"] = {
             "what": what,
@@ -204,6 +205,10 @@ class EmbeddingCorruption(GuardMethod):
         }
         best = found.point
         return best.float() if best.ndim else float(best)
+
+    def _others(self) -> str:
+        """Corruptions that came near where noise in one dimension did not."""
+        return " or ".join(f"method.corruption={one}" for one in _STRONG if one != self.corruption)
 
     def _surrogate(self, subject: Subject, scored: Scored) -> tuple[float, str]:
         """The score of a model that never knew, and where it is from."""
