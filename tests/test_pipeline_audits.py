@@ -63,4 +63,4 @@ def test_every_seed_has_its_audits(tiny: Tiny, tmp_path: Path) -> None:
     assert list(read(out)["audits"]) == ["paraphrase_seed_0", "paraphrase_seed_1"]
     for seed in (0, 1):
         assert read(out)["audits"][f"paraphrase_seed_{seed}"] == read(out / f"seed-{seed}")["audits"]["paraphrase"]
-    assert "Paraphrase seed 1" in (out / "report.html").read_text(encoding="utf-8")
+    assert "Paraphrase, seed 1" in (out / "report.html").read_text(encoding="utf-8")
