@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-import expunge.methods.registry as registry
+import expunge.named_classes as named_classes
 from expunge.errors import ConfigError, UnknownNameError
 from expunge.methods.interface import Method, Paper, method_fields
 from expunge.methods.registry import describe_method, get_method, make_method, method_names
@@ -72,7 +72,7 @@ class Outsider(WeightMethod):
 
 def test_an_entry_point_adds_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("outsider", f"{__name__}:Outsider", "expunge.methods")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "expunge.methods" else [])
+    monkeypatch.setattr(named_classes, "entry_points", lambda group: [point] if group == "expunge.methods" else [])
     monkeypatch.setattr(EntryPoint, "load", lambda _: Outsider)
     assert "outsider" in method_names()
     assert isinstance(make_method("outsider"), Outsider)
@@ -82,7 +82,7 @@ def test_a_file_defines_exactly_one_method(monkeypatch: pytest.MonkeyPatch) -> N
     module = types.ModuleType("two_methods")
     for name in ("First", "Second"):
         setattr(module, name, type(name, (Method,), {"__module__": "two_methods"}))
-    monkeypatch.setattr(registry, "_modules", lambda: {"two": "two_methods"})
+    monkeypatch.setattr(named_classes.NamedClasses, "_modules", lambda _: {"two": "two_methods"})
     monkeypatch.setitem(sys.modules, "two_methods", module)
     with pytest.raises(ConfigError, match="must define one Method, it defines 2"):
         get_method("two")
