@@ -30,7 +30,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format $(SOURCES)
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ONLY)
 
 world: $(VENV)/.installed
 	$(BIN)/expunge world build $(WORLD)

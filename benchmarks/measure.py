@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import time
 from collections.abc import Callable
@@ -34,6 +35,21 @@ def paired(ours: Callable[[], Any], other: Callable[[], Any], rounds: int) -> di
         "ratio_max": round(ratios[-1], 3),
         "rounds": rounds,
     }
+
+
+def peak_mb(action: Callable[[], Any]) -> float:
+    """MB that this process has at most while ``action`` runs, beyond what it holds before; Linux alone."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed must not hide what is taken
+    Path("/proc/self/clear_refs").write_text("5")  # the highest size so far is forgotten
+    before = _resident("VmRSS")
+    action()
+    return (_resident("VmHWM") - before) / 2**20
+
+
+def _resident(field: str) -> int:
+    """Bytes that the kernel says this process has (VmRSS) or had at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
 def write(name: str, result: dict[str, Any], *, keep: bool = False) -> None:

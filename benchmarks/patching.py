@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import paired, write
+from benchmarks.measure import paired, peak_mb, write
 from benchmarks.weight_methods import TOKENIZER, model_of, tofu
 from expunge.audits.parts.activation_patching import ROLES_OF, Patching, patches_of
 from expunge.audits.parts.comparing import Change, Errors, predicting
@@ -131,18 +131,15 @@ def one_forward(model: Any, rows: Sequence[Example]) -> int:
 
 def measured(what: str, hidden: int, layers: int, count: int) -> dict[str, float]:
     """Peak MB of this process beyond what it held with the models and after a first small run, and the MB kept."""
-    import resource
-
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
     target, erased = models(hidden, layers)
     rows = examples(count)
-    small = [Example(rows[0].input_ids[:8], 4, False, 8)]
-    ours(target, erased, small)
-    before = peak()
-    kept = one_forward(erased, rows) if what == "forward" else ours(target, erased, rows).cached_bytes
-    return {"peak": peak() - before, "kept": kept / 2**20}
+    ours(target, erased, [Example(rows[0].input_ids[:8], 4, False, 8)])
+    kept: list[int] = []
+
+    def run() -> None:
+        kept.append(one_forward(erased, rows) if what == "forward" else ours(target, erased, rows).cached_bytes)
+
+    return {"peak": peak_mb(run), "kept": kept[0] / 2**20}
 
 
 def memory(*, hidden: int = HIDDEN, layers: int = LAYERS, rows: int = ROWS["memory"]) -> dict[str, Any]:
