@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from expunge.audits.parts.token_statistics import TokenStatistics
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference", "gradient_norm")
-_PERCENT = (20, 40)
 _PRIVLEAK = "min_k_40"
 _LEAST = 10  # rows of each set, for a verdict
 _LEVEL = 0.05
@@ -122,21 +121,9 @@ class Membership(Audit):
     def _attacked(
         self, own: Sequence[TokenStatistics], texts: Sequence[str], reference: Sequence[TokenStatistics] | None
     ) -> dict[str, list[float]]:
-        from expunge.audits.parts.membership_attacks import least_share, loss_score, standardised, zlib_score
+        from expunge.audits.parts.membership_scores import membership_scores
 
-        inner = [one.without_end() for one in own]  # every answer ends so, and it says nothing of what was learned
-        surprises = [standardised(one.logps, one.means, one.deviations) for one in inner]
-        found = {
-            "loss": [loss_score(one.logps) for one in own],
-            "zlib": [zlib_score(one.logps, text) for one, text in zip(own, texts, strict=True)],
-            **{f"min_k_{k}": [least_share(one.logps, k) for one in inner] for k in _PERCENT},
-            **{f"min_k_plus_plus_{k}": [least_share(values, k) for values in surprises] for k in _PERCENT},
-            "gradient_norm": [-one.gradient for one in own],
-        }
-        if reference is not None:
-            found["reference"] = [
-                loss_score(one.logps) - loss_score(other.logps) for one, other in zip(own, reference, strict=True)
-            ]
+        found = membership_scores(own, texts, reference)
         return {name: values for name, values in found.items() if name.rstrip("0123456789").rstrip("_") in self.attacks}
 
     def _result(self, audited: Audited, counts: Mapping[str, int], found: Separations) -> AuditResult:

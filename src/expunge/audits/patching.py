@@ -34,6 +34,9 @@ class Patching(Audit):
     width: int | None = Field(
         default=None, ge=1, description="layers of a window; null: 5, and 1 in models of fewer than 16 layers"
     )
+    windows: int | None = Field(
+        default=24, ge=1, description="windows of a component at most, evenly spread; null: one around every layer"
+    )
     limit: int = Field(default=40, ge=1, description="forget rows that are looked at, evenly spread")
     tokens: int = Field(default=30, ge=1, description="tokens of the target's own greedy answer, at most")
     least: float = Field(
@@ -51,7 +54,7 @@ class Patching(Audit):
 
         self.check(audited)
         with audited.model("target") as model:
-            changes, skipped = activation_patching.patches_of(model, self.components, self.width)
+            changes, skipped = activation_patching.patches_of(model, self.components, self.width, self.windows)
         if not changes:
             raise InputError(
                 "no window of this model can be patched: "

@@ -36,6 +36,9 @@ class Restoration(Audit):
     width: int | None = Field(
         default=None, ge=1, description="layers of a window; null: 5, and 1 in models of fewer than 16 layers"
     )
+    windows: int | None = Field(
+        default=24, ge=1, description="windows of a component at most, evenly spread; null: one around every layer"
+    )
     limit: int = Field(default=40, ge=1, description="forget rows that are looked at, evenly spread")
     tokens: int = Field(default=30, ge=1, description="tokens of the target's own greedy answer, at most")
     least: float = Field(
@@ -58,7 +61,7 @@ class Restoration(Audit):
 
         self.check(audited)
         with audited.model("target") as model:
-            changes = restorations(model, self.components, self.width)
+            changes = restorations(model, self.components, self.width, self.windows)
             shared, copied = originals(model), originals(model, audited.erasure)
 
         def made(*arguments: Any, **settings: Any) -> Restoring:

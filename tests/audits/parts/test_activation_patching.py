@@ -149,14 +149,25 @@ def test_an_erasure_put_on_the_target_is_as_another_model() -> None:
 
 
 def test_windows_are_clipped_at_the_ends() -> None:
-    assert windows(4) == [range(1), range(1, 2), range(2, 3), range(3, 4)]
+    assert windows(4) == {0: range(1), 1: range(1, 2), 2: range(2, 3), 3: range(3, 4)}
     # five layers from the sixteenth layer of a model on: two below and two above the one in the middle
     assert windows(16)[0] == range(3)
     assert windows(16)[7] == range(5, 10)
     assert windows(16)[15] == range(13, 16)
-    assert windows(3, 2) == [range(2), range(1, 3), range(2, 3)]
+    assert windows(3, 2) == {0: range(2), 1: range(1, 3), 2: range(2, 3)}
     with pytest.raises(ConfigError, match="width=0"):
         windows(3, 0)
+
+
+def test_deep_models_have_so_many_windows_evenly_spread_that_cover_them() -> None:
+    # centres at n 39 / 3: 0, 13, 26, 39
+    assert list(windows(40, 1, 4)) == [0, 13, 26, 39]
+    assert list(windows(5, 1, 1)) == [2] and list(windows(3, 1, 9)) == [0, 1, 2] and list(windows(1, 1, 4)) == [0]
+    for count in range(25, 101):
+        some = windows(count, most=24)
+        assert len(some) == 24 and {layer for one in some.values() for layer in one} == set(range(count))
+    with pytest.raises(ConfigError, match="windows=0"):
+        windows(3, 1, 0)
 
 
 def test_models_of_other_shapes_and_unknown_components_are_errors() -> None:

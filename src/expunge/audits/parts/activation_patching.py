@@ -40,25 +40,35 @@ _GPU_MERGED = 4096
 _LISTED = 5
 
 
-def windows(count: int, width: int | None = None) -> list[range]:
-    """A window of ``width`` layers around each of ``count`` layers, clipped at the ends. None: 5 layers, 1 in models of
-    fewer than 16; an even width reaches farther up than down.
+def windows(count: int, width: int | None = None, most: int | None = None) -> dict[int, range]:
+    """By its centre a window of ``width`` layers around each of ``count`` layers, clipped at the ends; where there are
+    more than ``most``, around so many of them, evenly spread from first to last.
+
+    Width None: 5 layers, 1 in models of fewer than 16; an even width reaches farther up than down.
 
     Raises:
-        ConfigError: a width below 1.
+        ConfigError: a width or a number below 1.
     """
     width = (5 if count >= 16 else 1) if width is None else width
     if width < 1:
         raise ConfigError(f"width={width}: a window has 1 layer at least.")
+    if most is not None and most < 1:
+        raise ConfigError(f"windows={most}: a component has 1 window at least.")
+    chosen = count if most is None else min(most, count)
+    # the first layer and the last among them, and of a single one the middle
+    centres = [round(n * (count - 1) / (chosen - 1)) for n in range(chosen)] if chosen > 1 else [count // 2]
     below = (width - 1) // 2
-    return [range(max(0, layer - below), min(count, layer - below + width)) for layer in range(count)]
+    return {layer: range(max(0, layer - below), min(count, layer - below + width)) for layer in centres}
 
 
 def patches_of(
-    model: Any, components: Iterable[str] = ("mlp", "attention", "both"), width: int | None = None
+    model: Any,
+    components: Iterable[str] = ("mlp", "attention", "both"),
+    width: int | None = None,
+    most: int | None = None,
 ) -> tuple[list[Change], dict[str, str]]:
-    """The patches of all windows and components that ``model`` allows, and for those that it does not why, by component
-    and layer.
+    """The patches of all windows (:func:`windows`) and components that ``model`` allows, and for those that it does not
+    why, by component and layer.
 
     Windows with routed experts are left out: a token that one model sends to an expert may go to another one in the
     other model, so that there is nothing to take the key's place.
@@ -71,7 +81,7 @@ def patches_of(
     lacking = {role: _lacking(model, role, count) for name in wanted for role in ROLES_OF[name]}
     patches, skipped = [], {}
     for name in wanted:
-        for centre, layers in enumerate(windows(count, width)):
+        for centre, layers in windows(count, width, most).items():
             reasons = [why for role in ROLES_OF[name] for layer in layers if (why := lacking[role].get(layer))]
             if reasons:
                 skipped[f"{name} {centre}"] = reasons[0]

@@ -66,7 +66,10 @@ def _is_added(name: str, model: nn.Module) -> bool:
 
 
 def restorations(
-    model: Any, components: Iterable[str] = ("values", "keys", "attention"), width: int | None = None
+    model: Any,
+    components: Iterable[str] = ("values", "keys", "attention"),
+    width: int | None = None,
+    most: int | None = None,
 ) -> list[Change]:
     """One change for each component and window (see :func:`~expunge.audits.parts.activation_patching.windows`), and one
     for ``outside`` and ``all`` where they are asked for.
@@ -84,7 +87,7 @@ def restorations(
         if name in ("outside", "all"):
             changes.append(Change(name, None, range(count)))
         else:
-            changes += [Change(name, centre, layers) for centre, layers in enumerate(windows(count, width))]
+            changes += [Change(name, centre, layers) for centre, layers in windows(count, width, most).items()]
     return changes
 
 
