@@ -11,13 +11,14 @@ HEADLINE = (
     "forget_quality",
     "forget_quality_ks",
     "model_utility",
+    "forget_truth_probability",
+    "forget_truth_ratio",
     "forget_probability",
     "retain_probability",
+    "probes_leakage",
     "forget_rouge",
     "retain_rouge",
     "probes_rouge",
-    "probes_leakage",
-    "forget_truth_ratio",
     "harmful_harmful_rate",
     "harmful_holdout_harmful_rate",
     "harmful_rejection",
@@ -31,7 +32,20 @@ HEADLINE = (
     "rest_top_option",
     "forget_longest_run",
 )
-"""The metrics every table begins with, in this order, where a run has them."""
+"""The metrics every table begins with, in this order, where a run has them. Of those on what must go the more faithful
+ones come first (:data:`BY_TRUST`)."""
+
+BY_TRUST = (
+    "truth_probability",
+    "truth_ratio",
+    "probability",
+    "exact_memorization",
+    "leakage",
+    "rouge",
+    "extraction_strength",
+)
+"""Metrics by how well they tell models that know from models that do not: the order of docs/meta.md, the mean over the
+question as asked and in other words."""
 
 
 @dataclass(frozen=True)
@@ -289,9 +303,16 @@ def _leading_of(suite: str | None) -> tuple[str, ...]:
     return get_benchmark(suite).leading if suite in suite_names() else ()
 
 
-def metric_order(keys: list[str]) -> list[str]:
-    """``keys`` with the headline metrics first; the others keep their order."""
-    return [k for k in HEADLINE if k in keys] + [k for k in keys if k not in HEADLINE]
+def metric_order(keys: Sequence[str]) -> list[str]:
+    """``keys`` with the headline metrics first; the others set by set, those of a set by :data:`BY_TRUST`."""
+    sets: dict[str, list[tuple[int, str]]] = {}
+    for key in keys:
+        if key not in HEADLINE:
+            metric = next((one for one in BY_TRUST if key.endswith(f"_{one}")), "")
+            place = BY_TRUST.index(metric) if metric else len(BY_TRUST)
+            sets.setdefault(key.removesuffix(metric), []).append((place, key))
+    others = [key for one in sets.values() for _, key in sorted(one, key=lambda pair: pair[0])]
+    return [key for key in HEADLINE if key in keys] + others
 
 
 def set_title(name: str) -> str:
