@@ -63,10 +63,51 @@ def test_a_killed_run_goes_on_and_ends_the_same(made: tuple[Path, MetaResult], t
     # two at a time this time
     repeated = meta(again, models=4, jobs=2, recipe=TINY, progress=lambda *told: steps.append(told[2]))
     assert repeated.as_dict()["metrics"] == found.as_dict()["metrics"]
-    assert steps == ["training and reading models"] * 2
+    assert steps == ["training models", "reading models", "reading models"]
     assert trained.stat().st_mtime_ns == before
     for name in names:
         assert (again / "readings" / f"{name}.json").read_text() == (folder / "readings" / f"{name}.json").read_text()
+
+
+def test_audits_look_at_every_model_beside_two_that_are_no_members(
+    made: tuple[Path, MetaResult], tmp_path: Path
+) -> None:
+    folder, found = made
+    again = tmp_path / "out"
+    shutil.copytree(folder, again)
+    steps: list[str] = []
+    repeated = meta(
+        again,
+        models=4,
+        jobs=1,
+        audits="logit_lens,linear_probe",
+        recipe=TINY,
+        progress=lambda *told: steps.append(told[2]),
+    )
+    assert repeated.as_dict()["metrics"] == found.as_dict()["metrics"]
+    # a target and a control on each of the two bases, and four members to look at
+    assert steps == ["training models"] * 4 + ["auditing models"] * 4
+    by_name = {one.audit: one for one in repeated.audits}
+    assert by_name["logit_lens"].silent == (0, "")
+    assert [total for _, total in by_name["logit_lens"].alarms.values()] == [1, 1, 0, 1, 1]
+    # authors' questions have no options to probe
+    assert by_name["linear_probe"].silent[0] == 4 and "right answers" in by_name["linear_probe"].silent[1]
+    entry = json.loads((again / "audits" / found.members[0].name / "audits.json").read_text())
+    assert entry["models"] == ["target", "erased", "retrained"]
+    assert json.loads((again / "meta.json").read_text())["audits"][0]["audit"] == "logit_lens"
+    assert "| logit_lens |" in (again / "meta_audits.md").read_text()
+    before = (again / "meta.json").read_text()
+    steps.clear()
+    meta(
+        again,
+        models=4,
+        audits=["logit_lens", "linear_probe"],
+        recipe=TINY,
+        progress=lambda *told: steps.append(told[2]),
+    )
+    assert not steps and (again / "meta.json").read_text() == before
+    with pytest.raises(ConfigError, match="logit_lens"):
+        meta(again, models=4, audits="logit_lense", recipe=TINY)
 
 
 def test_another_pool_does_not_go_on_with_this_one(made: tuple[Path, MetaResult], tmp_path: Path) -> None:

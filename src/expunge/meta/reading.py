@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from expunge.audits.parts.membership_attacks import least_share, loss_score, separation, standardised, zlib_score
+from expunge.audits.parts.membership_attacks import separation
+from expunge.audits.parts.membership_scores import membership_scores
 from expunge.audits.parts.plain_weights import exchanged, matrices
 from expunge.audits.parts.relearned import halves, train_again
 from expunge.audits.parts.rounding import rounder
@@ -115,19 +116,7 @@ class Reader:
     def _membership(self, own: Reading, control: Reading, places: Sequence[int]) -> dict[str, float]:
         """AUCs of the attacks of the audit ``membership``, forget against holdout rows."""
         answers = [self.answers[place] for place in places] + self.answers[len(self.pool.forget) :]
-        inner = [one.without_end() for one in own.tokens]
-        surprises = [standardised(one.logps, one.means, one.deviations) for one in inner]
-        scores = {
-            "loss": [loss_score(one.logps) for one in own.tokens],
-            "zlib": [zlib_score(one.logps, text) for one, text in zip(own.tokens, answers, strict=True)],
-            **{f"min_k_{k}": [least_share(one.logps, k) for one in inner] for k in (20, 40)},
-            **{f"min_k_plus_plus_{k}": [least_share(values, k) for values in surprises] for k in (20, 40)},
-            "gradient_norm": [-one.gradient for one in own.tokens],
-            "reference": [
-                loss_score(one.logps) - loss_score(other.logps)
-                for one, other in zip(own.tokens, control.tokens, strict=True)
-            ],
-        }
+        scores = membership_scores(own.tokens, answers, control.tokens)
         border = len(places)
         return {f"membership_{name}": separation(one[:border], one[border:]).auc for name, one in scores.items()}
 

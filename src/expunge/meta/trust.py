@@ -155,8 +155,13 @@ def _rank_correlations(pairs: np.ndarray) -> np.ndarray:
 
 def markdown(found: Sequence[Trust]) -> str:
     """The table as Markdown."""
-    lines = [f"| {' | '.join(COLUMNS)} |", f"| --- |{' ---: |' * (len(COLUMNS) - 1)}"]
-    lines += [f"| `{one.metric}` | {' | '.join(one.cells()[1:])} |" for one in found]
+    return table_lines(COLUMNS, [(f"`{one.metric}`", *one.cells()[1:]) for one in found])
+
+
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, all columns but the first at the right."""
+    lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     return "".join(f"{line}\n" for line in lines)
 
 
