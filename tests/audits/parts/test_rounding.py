@@ -86,3 +86,22 @@ def test_normalfloat_has_sixteen_values_in_a_group() -> None:
     values = rounder("nf4", 64, "bitsandbytes")(weight).values
     assert max(len(row.unique()) for row in values) <= 16
     assert float((values - weight).abs().mean()) < 0.15
+
+
+def test_torchao_has_so_many_values_a_group_and_rounds_experts_one_by_one() -> None:
+    pytest.importorskip("torchao")
+    drawn = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    for scheme, levels, size in (("int8", 256, 64), ("int4", 16, 32)):
+        round_ = rounder(scheme, 32, "torchao")  # type: ignore[arg-type]
+        values = round_(drawn).values
+        for row, given in zip(values.reshape(-1, size), drawn.reshape(-1, size), strict=True):
+            found = row.unique()
+            assert len(found) <= levels
+            # no weight is farther off than half a step, and one at the edge of an asymmetric grid than a whole one
+            step = float(given.abs().max()) / (levels / 2 - 1)
+            assert float((row - given).abs().max()) <= step
+        assert round_(drawn).values.equal(values)
+        assert round_(drawn.bfloat16()).values.dtype == torch.bfloat16
+        assert round_(drawn.reshape(2, 4, 64)).values.equal(values.reshape(2, 4, 64))  # experts, one after the other
+    with pytest.raises(ConfigError, match="64 inputs are no multiple of 48"):
+        rounder("int4", 48, "torchao")(drawn)
