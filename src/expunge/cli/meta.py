@@ -17,7 +17,7 @@ def meta(
     out: options.Out,
     models: Annotated[int, typer.Option(metavar="N", help="how many models, half of which know the facts")] = 40,
     seed: Annotated[int, typer.Option(help="another one makes another pool")] = 0,
-    jobs: Annotated[int, typer.Option(metavar="N", help="models in work at a time, a core each")] = 2,
+    jobs: Annotated[int, typer.Option(metavar="N", help="models in work at a time, a process each")] = 2,
     audits: Annotated[
         str | None,
         typer.Option(metavar="NAMES", help="which audits to trust, too: names, or 'all' quick ones"),

@@ -13,9 +13,10 @@ from expunge.errors import ConfigError
 from expunge.files import write_json, write_text, writing
 from expunge.meta.auditing import AuditTrust, audit_trusts, wanted_audits
 from expunge.meta.auditing import markdown as audits_markdown
-from expunge.meta.making import FOLDERS, PoolFolder, finite
-from expunge.meta.pool import Member, Pool, PoolRecipe, members
+from expunge.meta.making import FOLDERS, Maker, Step, finite, read_json
+from expunge.meta.pool import Member, PoolRecipe, members
 from expunge.meta.trust import Trust, markdown, trusts
+from expunge.meta.workers import make_all
 from expunge.run_folder import RunFolder, environment
 from expunge.training.run import Progress, silent
 
@@ -64,8 +65,9 @@ def meta(
 
     ``out`` keeps the pool (``bases/``, ``models/``), what every metric says of each model (``readings/``), and the
     table (``meta.json``, ``meta.md``). The same call goes on where it stopped, and one with more models goes on with
-    those that are there. ``jobs`` models are trained and read at a time, one thread each: results depend neither on
-    that number nor on that of the cores. The control of metrics that compare is the world's own retrained model.
+    those that are there. ``jobs`` models are in work at a time, each in a process with one thread: results depend
+    neither on that number nor on that of the cores. The control of metrics that compare is the world's own retrained
+    model.
 
     ``audits`` (names, or ``"all"`` of those that take seconds) look at every model too, beside a target and a control
     on the same base that are no members; what they find is kept in ``audits/``, how far they are to be trusted in
@@ -73,6 +75,7 @@ def meta(
 
     Raises:
         ConfigError: an odd number of models or fewer than 4, jobs below 1, an unknown audit.
+        TrainingError: one of several processes stopped.
         OutputError: ``out`` holds something else, or a pool of other settings.
     """
     recipe = recipe or PoolRecipe()
@@ -90,11 +93,13 @@ def meta(
     folder = RunFolder.open(place, to_yaml({"meta": finite(settings)}), overwrite=overwrite)
     ran_on = environment(seeds=(seed,), data=world.data_hashes(), target={"fingerprint": world.fingerprint()})
     folder.record(ran_on)
-    kept = PoolFolder(folder.path, Pool(world, recipe, seed), chosen, looking)
-    kept.fill(jobs, progress)
+    maker = Maker(folder.path, WORLD, recipe, seed, looking)
+    make_all(maker, _missing(maker, chosen), jobs, progress)
+    readings = [read_json(maker.path("reading", one)) for one in chosen]
+    audited = [read_json(maker.path("audits", one)) for one in chosen] if looking else []
     found = MetaResult(
-        trusts(chosen, kept.readings()),
-        audit_trusts(looking, chosen, kept.findings()) if looking else [],
+        trusts(chosen, readings),
+        audit_trusts(looking, chosen, audited) if looking else [],
         chosen,
         {**finite(settings), "models": models},
         ran_on,
@@ -104,6 +109,21 @@ def meta(
     if looking:
         write_text(folder.path / AUDITS_TABLE, audits_markdown(found.audits))
     return found
+
+
+def _missing(maker: Maker, chosen: Sequence[Member]) -> list[tuple[Step, list[Member]]]:
+    """What is still to be done, in the order in which one thing takes another."""
+    unread = [one for one in chosen if not maker.is_there("reading", one)]
+    unaudited = [one for one in chosen if not maker.is_there("audits", one)] if maker.audits else []
+    wanted = dict.fromkeys([*unread, *unaudited, *(one for member in unaudited for one in maker.beside(member))])
+    untrained = [one for one in wanted if not maker.is_there("model", one)]
+    bases = {one.base: one for one in untrained if not maker.is_there("base", one)}
+    return [
+        ("base", [bases[number] for number in sorted(bases)]),
+        ("model", untrained),
+        ("reading", unread),
+        ("audits", unaudited),
+    ]
 
 
 def _clear(place: Path) -> None:

@@ -1,101 +1,117 @@
-"""Making the models of a pool in a folder and asking them, several at a time; what is there is not made again."""
+"""Making one model of a pool after the other in a folder and asking it: everything that is made is a file there."""
 
 from __future__ import annotations
 
 import json
 import math
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.audits.running import FILE as AUDITS
 from expunge.files import new_folder, write_json
 from expunge.meta.auditing import Auditor, references
-from expunge.meta.pool import Member, Pool
-from expunge.training.run import Progress, silent
+from expunge.meta.pool import Member, Pool, PoolRecipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from expunge.meta.reading import Reader
+
 FOLDERS = ("bases", "models", "readings", "audits")
 
-# Loading, saving and making models go through settings that all threads share.
-_ONE_AT_A_TIME = threading.Lock()
+Step = Literal["base", "model", "reading", "audits"]
 
 
-class PoolFolder:
-    """A pool of models that is kept in ``folder``: ``chosen`` are its members, ``audits`` what is to look at them."""
+class Maker:
+    """Makes what a pool on ``world`` consists of in ``folder``; ``audits`` are the audits that look at its models."""
 
-    def __init__(self, folder: Path, pool: Pool, chosen: Sequence[Member], audits: Sequence[str] = ()) -> None:
-        self.folder, self.pool, self.chosen, self.audits = folder, pool, chosen, audits
+    def __init__(
+        self, folder: str | Path, world: str, recipe: PoolRecipe, seed: int, audits: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.world, self.recipe, self.seed, self.audits = Path(folder), world, recipe, seed, tuple(audits)
 
-    def readings(self) -> list[dict[str, Any]]:
-        """What every metric says of each member."""
-        return [_json(self._reading(one)) for one in self.chosen]
+    @cached_property
+    def pool(self) -> Pool:
+        from expunge.worlds.interface import get_world
 
-    def findings(self) -> list[dict[str, Any]]:
-        """The content of ``audits.json`` of each member."""
-        return [_json(self._audits(one)) for one in self.chosen]
+        return Pool(get_world(self.world), self.recipe, self.seed)
 
-    def fill(self, jobs: int, progress: Progress = silent) -> None:
-        """Train, read and audit what is not there yet, ``jobs`` models at a time."""
+    @cached_property
+    def _reader(self) -> Reader:
         from expunge.meta.reading import Reader
 
-        unread = [one for one in self.chosen if not self._reading(one).is_file()]
-        unaudited = [one for one in self.chosen if not self._audited(one)]
-        beside = {one.base: references(one.base, max(self.pool.recipe.epochs)) for one in unaudited}
-        wanted = dict.fromkeys([*unread, *unaudited, *(one for pair in beside.values() for one in pair)])
-        untrained = [one for one in wanted if not self._model(one).is_dir()]
-        bases = [n for n in sorted({one.base for one in untrained}) if not self._base(n).is_dir()]
-        steps: list[tuple[str, Callable[[Any], None], Sequence[Any]]] = [
-            ("training bases", lambda number: _save(self.pool.base(number), self.pool, self._base(number)), bases),
-            ("training models", self._train, untrained),
-        ]
-        with _one_thread_each():
-            if unread:
-                reader = Reader(self.pool, self.pool.world.retrained())
-                steps.append(
-                    (
-                        "reading models",
-                        lambda one: write_json(self._reading(one), finite(reader.values(_load(self._model(one))))),
-                        unread,
-                    )
-                )
-            if unaudited:
-                auditor = Auditor(self.pool, self.audits)
+        return Reader(self.pool, self.pool.world.retrained())
 
-                def look(one: Member) -> None:
-                    target, control = (_load(self._model(other)) for other in beside[one.base])
-                    auditor.look(_load(self._model(one)), target, control, self._audits(one).parent)
+    @cached_property
+    def _auditor(self) -> Auditor:
+        return Auditor(self.pool, self.audits)
 
-                steps.append(("auditing models", look, unaudited))
-            _run(steps, jobs, progress)
+    def path(self, step: Step, member: Member) -> Path:
+        """Where a step's result is kept."""
+        return {
+            "base": self.folder / "bases" / str(member.base),
+            "model": self.folder / "models" / member.name,
+            "reading": self.folder / "readings" / f"{member.name}.json",
+            "audits": self.folder / "audits" / member.name / AUDITS,
+        }[step]
 
-    def _train(self, member: Member) -> None:
-        _save(self.pool.member(member, _load(self._base(member.base))), self.pool, self._model(member))
+    def make(self, step: Step, member: Member) -> None:
+        """Do one step: train the base of ``member``, train itself, read it by every metric, or audit it. What a step
+        takes must be there."""
+        path = self.path(step, member)
+        if step == "base":
+            self._save(self.pool.base(member.base), path)
+        elif step == "model":
+            self._save(self.pool.member(member, self._load("base", member)), path)
+        elif step == "reading":
+            write_json(path, finite(self._reader.values(self._load("model", member))))
+        else:
+            target, control = (self._load("model", one) for one in self.beside(member))
+            self._auditor.look(self._load("model", member), target, control, path.parent)
 
-    def _audited(self, member: Member) -> bool:
-        if not self.audits:
-            return True
-        if not self._audits(member).is_file():
-            return False
-        found = _json(self._audits(member))
+    def beside(self, member: Member) -> tuple[Member, Member]:
+        """The target and the control beside which a member is audited."""
+        return references(member.base, max(self.recipe.epochs))
+
+    def is_there(self, step: Step, member: Member) -> bool:
+        """Whether a step's result is kept; of the audits, whether each of them has looked or was left out."""
+        path = self.path(step, member)
+        if step != "audits":
+            return path.exists()
+        found = read_json(path) if path.is_file() else {"audits": {}, "left_out": {}}
         return all(name in found["audits"] or name in found["left_out"] for name in self.audits)
 
-    def _base(self, number: int) -> Path:
-        return self.folder / "bases" / str(number)
+    def _save(self, model: PreTrainedModel, place: Path) -> None:
+        """Keep a model in half precision, as the world's own are."""
+        from expunge.models.quiet import quiet
 
-    def _model(self, member: Member) -> Path:
-        return self.folder / "models" / member.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with quiet(), new_folder(place) as folder:
+            model.half().save_pretrained(folder)
+            self.pool.tokenizer.save_pretrained(folder)
 
-    def _reading(self, member: Member) -> Path:
-        return self.folder / "readings" / f"{member.name}.json"
+    def _load(self, step: Step, member: Member) -> PreTrainedModel:
+        """A kept model in float32: what is trained and read is always what was kept."""
+        import torch
+        from transformers import AutoModelForCausalLM
 
-    def _audits(self, member: Member) -> Path:
-        return self.folder / "audits" / member.name / AUDITS
+        from expunge.models.quiet import quiet
+
+        place = self.path(step, member)
+        with quiet():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                place, dtype=torch.float32, local_files_only=True
+            )
+        model.eval()
+        return model
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's mapping."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def finite(value: Any) -> Any:
@@ -105,80 +121,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _run(steps: Sequence[tuple[str, Callable[[Any], None], Sequence[Any]]], jobs: int, progress: Progress) -> None:
-    """One step after the other, ``jobs`` of its items at a time."""
-    counting = threading.Lock()
-    done, total = 0, sum(len(items) for _, _, items in steps)
-
-    def counted(work: Callable[[Any], None], item: Any, what: str) -> None:
-        nonlocal done
-        work(item)
-        with counting:
-            done += 1
-            progress(done, total, what)
-
-    for what, work, items in steps:
-        _each(lambda item, work=work, what=what: counted(work, item, what), items, jobs)  # type: ignore[misc]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def _each(work: Callable[[Any], None], items: Sequence[Any], jobs: int) -> None:
-    """Do ``work`` on all items, ``jobs`` at a time; after the first error nothing new is begun."""
-    import torch
-
-    def alone(item: Any) -> None:
-        torch.set_num_threads(1)
-        work(item)
-
-    if jobs == 1 or len(items) < 2:
-        for item in items:
-            alone(item)
-        return
-    with ThreadPoolExecutor(jobs) as threads:
-        try:
-            for future in [threads.submit(alone, item) for item in items]:
-                future.result()
-        except BaseException:
-            threads.shutdown(cancel_futures=True)
-            raise
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _save(model: PreTrainedModel, pool: Pool, place: Path) -> None:
-    """Keep a model in half precision, as the world's own are."""
-    from expunge.models.quiet import quiet
-
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with _ONE_AT_A_TIME, quiet(), new_folder(place) as folder:
-        model.half().save_pretrained(folder)
-        pool.tokenizer.save_pretrained(folder)
-
-
-def _load(place: Path) -> PreTrainedModel:
-    """A kept model in float32: what is trained and read is always what was kept."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from expunge.models.quiet import quiet
-
-    with _ONE_AT_A_TIME, quiet():
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, local_files_only=True)
-    model.eval()
-    return model
