@@ -10,7 +10,8 @@ import pytest
 
 from expunge.commands.meta import MetaResult, meta
 from expunge.errors import ConfigError, OutputError
-from expunge.meta.pool import PoolRecipe
+from expunge.meta.pool import Member, PoolRecipe
+from expunge.meta.trust import trusts
 
 TINY = PoolRecipe(
     bases=2,
@@ -45,6 +46,11 @@ def test_every_model_is_read_four_times_by_every_metric(made: tuple[Path, MetaRe
     assert len({values["forget_probability"] for values in reading.values()}) == 4
     written = json.loads((folder / "meta.json").read_text())
     assert written == json.loads(json.dumps(found.as_dict()))
+    # the table follows from what is written down beside it
+    members = [Member(*(one[key] for key in ("name", "learned", "base", "epochs"))) for one in written["models"]]
+    assert [one.as_dict() for one in trusts(members, [one["readings"] for one in written["models"]])] == [
+        one.as_dict() for one in found.trusts
+    ]
     assert (folder / "meta.md").read_text().count("\n") == 2 + len(metrics)
 
 
@@ -118,6 +124,14 @@ def test_another_pool_does_not_go_on_with_this_one(made: tuple[Path, MetaResult]
     with pytest.raises(OutputError, match="holds no run"):
         meta(tmp_path, models=4, recipe=TINY, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_reading_is_named(made: tuple[Path, MetaResult], tmp_path: Path) -> None:
+    again = tmp_path / "out"
+    shutil.copytree(made[0], again)
+    next((again / "readings").iterdir()).write_text("{")
+    with pytest.raises(OutputError, match=r"readings.*cannot be read .*Delete it"):
+        meta(again, models=4, recipe=TINY)
 
 
 def test_bad_numbers_are_refused_before_anything_is_written(tmp_path: Path) -> None:

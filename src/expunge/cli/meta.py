@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,24 +50,42 @@ def _show(found: MetaResult, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from expunge.meta import auditing, trust
-
     console = Console()
-    for columns, rows in ((trust.COLUMNS, found.trusts), (auditing.COLUMNS, found.audits)):
-        if not rows:
-            continue
+
+    def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column(columns[0], overflow="fold")
         for name in columns[1:]:
             table.add_column(name, justify="right")
-        for one in rows:
-            table.add_row(*one.cells())
+        for row in rows:
+            table.add_row(*row)
         console.print(table)
+
+    # what fits 80 columns; all of it is in the files
+    show(
+        ("metric", "AUC", "95%", "relearned", "4 bits"),
+        (
+            (
+                one.metric,
+                f"{one.faithfulness.value:.2f}",
+                f"{one.faithfulness.low:.2f} to {one.faithfulness.high:.2f}",
+                f"{one.relearning.value:.2f}",
+                f"{one.quantization.value:.2f}",
+            )
+            for one in found.trusts
+        ),
+    )
+    if found.audits:
+        show(
+            ("audit says it is there:", "know", "told nothing", "false facts", "AUC"),
+            ((row[0], row[1], row[3], row[4], row[5].split(" ")[0]) for row in (one.cells() for one in found.audits)),
+        )
     knowing = sum(one.knows for one in found.members)
     console.print(
-        f"{knowing} models know the facts, {len(found.members) - knowing} do not; intervals: 95%, by bootstrap over "
-        "models",
+        f"{knowing} models know the facts, {len(found.members) - knowing} do not. AUC: how well they are told apart, "
+        "with an interval by bootstrap over models; relearned, 4 bits: whether their order holds.",
         style="dim",
         highlight=False,
     )
-    console.print(f"table: {folder / 'meta.md'}", highlight=False, soft_wrap=True)
+    tables = "meta.md and meta_audits.md" if found.audits else "meta.md"
+    console.print(f"tables: {tables} in {folder}", highlight=False, soft_wrap=True)

@@ -29,11 +29,15 @@ _VERSION = 1  # of what is measured: another one does not go on with what an ear
 
 @dataclass(frozen=True)
 class MetaResult:
-    """The table, the most faithful metric first, that of the audits, the models, and how all was made."""
+    """The table, the most faithful metric first, that of the audits, the models, what each of them was measured at
+    (``readings``: by name the metrics plain, held out, relearned and rounded; ``labels``: by name each audit's), and
+    how all was made."""
 
     trusts: Sequence[Trust]
     audits: Sequence[AuditTrust]
     members: Sequence[Member]
+    readings: Sequence[Mapping[str, Mapping[str, float | None]]]
+    labels: Sequence[Mapping[str, str]]
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
 
@@ -43,7 +47,10 @@ class MetaResult:
             "schema": 1,
             "world": WORLD,
             "settings": dict(self.settings),
-            "models": [{**asdict(one), "knows": one.knows} for one in self.members],
+            "models": [
+                {**asdict(one), "knows": one.knows, "readings": reading, **({"audits": labels} if labels else {})}
+                for one, reading, labels in zip(self.members, self.readings, self.labels, strict=True)
+            ],
             "metrics": [one.as_dict() for one in self.trusts],
             **({"audits": [one.as_dict() for one in self.audits]} if self.audits else {}),
             "environment": dict(self.environment),
@@ -95,12 +102,17 @@ def meta(
     folder.record(ran_on)
     maker = Maker(folder.path, WORLD, recipe, seed, looking)
     make_all(maker, _missing(maker, chosen), jobs, progress)
-    readings = [read_json(maker.path("reading", one)) for one in chosen]
-    audited = [read_json(maker.path("audits", one)) for one in chosen] if looking else []
+    readings = [_short(read_json(maker.path("reading", one))) for one in chosen]
+    audited = [read_json(maker.path("audits", one)) if looking else {"audits": {}} for one in chosen]
+    labels = [
+        {name: one["audits"][name]["verdict"]["label"] for name in looking if name in one["audits"]} for one in audited
+    ]
     found = MetaResult(
         trusts(chosen, readings),
         audit_trusts(looking, chosen, audited) if looking else [],
         chosen,
+        readings,
+        labels,
         {**finite(settings), "models": models},
         ran_on,
     )
@@ -124,6 +136,14 @@ def _missing(maker: Maker, chosen: Sequence[Member]) -> list[tuple[Step, list[Me
         ("reading", unread),
         ("audits", unaudited),
     ]
+
+
+def _short(reading: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float | None]]:
+    """Six digits of every number: what is written down is what is judged."""
+    return {
+        when: {name: None if value is None else float(f"{value:.6g}") for name, value in every.items()}
+        for when, every in reading.items()
+    }
 
 
 def _clear(place: Path) -> None:

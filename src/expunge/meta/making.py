@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.audits.running import FILE as AUDITS
+from expunge.errors import OutputError
 from expunge.files import new_folder, write_json
 from expunge.meta.auditing import Auditor, references
 from expunge.meta.pool import Member, Pool, PoolRecipe
@@ -109,8 +110,17 @@ class Maker:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file's mapping."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """A file's mapping.
+
+    Raises:
+        OutputError: it holds none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be read ({error}). Delete it; the same command makes it again.") from None
+    if not isinstance(found, dict):
+        raise OutputError(f"{path}: holds no mapping. Delete it; the same command makes it again.")
     return found
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from queue import SimpleQueue
 from typing import Any
@@ -113,7 +113,8 @@ class _Worker:
 
     def stop(self) -> None:
         if self._process.stdin:
-            self._process.stdin.close()
+            with suppress(OSError):  # it stopped before it read all
+                self._process.stdin.close()
         self._process.terminate()
         self._process.wait()
 
