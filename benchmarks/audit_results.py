@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,14 @@ AUDITS: dict[str, dict[str, Any]] = {
     "membership": {},
 }
 SCORED = ("forget_quality", "model_utility", "forget_probability")
-COMPONENTS = {"mlp": "MLP keys", "attention": "attention outputs", "both": "both", "values": "value vectors put back"}
+COMPONENTS = {
+    "patching": {"mlp": "MLP keys", "attention": "attention outputs", "both": "MLP keys and attention outputs"},
+    "restoration": {
+        "values": "value vectors",
+        "keys": "MLP gates and first projections",
+        "attention": "attention parameters",
+    },
+}
 
 
 def measure(found: dict[str, Any]) -> dict[str, Any]:
@@ -80,16 +89,16 @@ def measure(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def figure(found: dict[str, Any]) -> None:
-    """KRS by layer, a panel a component, a line a method."""
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {words: {} for words in COMPONENTS.values()}
-    for name in METHODS:
-        for audit in ("patching", "restoration"):
-            heat = found[name]["audits"][audit]["heat"]["erased"]
-            for component, cells in heat.items():
-                if component in COMPONENTS:
-                    last = max(cell[0] for cell in cells) or 1
-                    points = [(cell[0] / last, max(cell[1] or 0.0, 0.0)) for cell in cells]
-                    panels[COMPONENTS[component]][name] = points
+    """KRS by layer, a panel a component, a line a method; the retrained model's control is the same for all."""
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    lines = [(name, "erased", name) for name in METHODS] + [(METHODS[0], "retrained", "retrained")]
+    for audit, components in COMPONENTS.items():
+        for component, words in components.items():
+            panel = panels.setdefault(words, {})
+            for name, model, label in lines:
+                cells = [cell for cell in found[name]["audits"][audit]["heat"][model][component] if cell[1] is not None]
+                last = max((cell[0] for cell in cells), default=0) or 1
+                panel[label] = [(cell[0] / last, max(cell[1], 0.0)) for cell in cells]
     paths(FIGURE, ("layer, first to last", "knowledge recovery score"), panels, (0.0, 1.0))
 
 
@@ -107,7 +116,7 @@ def relearned(found: dict[str, Any]) -> None:
 
 
 def page(found: dict[str, Any]) -> str:
-    lines = [*_HEAD, "", "![Knowledge recovery score by layer and component](audits_krs.svg)", ""]
+    lines = [*_HEAD, "", "![Knowledge recovery score by layer and component](audits_krs.svg)", "", *_FIGURE, ""]
     lines += ["| | forget quality | utility | depth | patched, at most | put back, at most | verdict of the suite |"]
     lines += [f"| --- |{' ---: |' * 5} --- |"]
     for name in METHODS:
@@ -116,9 +125,17 @@ def page(found: dict[str, Any]) -> str:
         scores = one["scores"]
         lines.append(
             f"| {name} | {scores['forget_quality']:.3g} | {scores['model_utility']:.3f} | {depth:.2f} | "
-            f"{_most(one, 'patching')} | {_most(one, 'restoration')} | {one['verdict']} |"
+            f"{most(one, 'patching')} | {most(one, 'restoration')} | {one['verdict']} |"
         )
-    lines += ["", *_TAIL, "", "![Relearning by steps](audits_relearning.svg)", "", "## What each audit says", ""]
+    lines += [
+        "",
+        *learned(found),
+        "",
+        "![Relearning by steps](audits_relearning.svg)",
+        "",
+        "## What each audit says",
+        "",
+    ]
     for audit in AUDITS:
         lines += [f"### `{audit}`", "", "| | | |", "| --- | --- | --- |"]
         for name in METHODS:
@@ -128,24 +145,24 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _most(one: dict[str, Any], audit: str) -> str:
-    """The largest KRS of a window, and where."""
-    wanted = COMPONENTS if audit == "patching" else {"values": ""}
-    cells = [
-        (cell[1], layer_of(cell), component)
-        for component, every in one["audits"][audit]["heat"]["erased"].items()
-        if component in wanted
-        for cell in every
-        if cell[1] is not None
-    ]
+def most(one: dict[str, Any], audit: str) -> str:
+    """The largest KRS of a window of one method's audit, and where."""
+    cells = _cells(one, audit)
     if not cells:
         return "undefined"
     value, layer, component = max(cells)
-    return f"{value:.2f} ({COMPONENTS[component].removesuffix(' put back')}, layer {layer})"
+    return f"{value:.2f} ({COMPONENTS[audit][component]}, layer {layer})"
 
 
-def layer_of(cell: list[Any]) -> int:
-    return int(cell[0])
+def _cells(one: dict[str, Any], audit: str, layer: int | None = None, component: str = "") -> list[Any]:
+    """(KRS, layer, component) of the erased model's windows, of one layer and component where these are given."""
+    return [
+        (cell[1], cell[0], name)
+        for name, every in one["audits"][audit]["heat"]["erased"].items()
+        if name in COMPONENTS[audit] and component in ("", name)
+        for cell in every
+        if cell[1] is not None and layer in (None, cell[0])
+    ]
 
 
 _HEAD = [
@@ -156,19 +173,86 @@ _HEAD = [
     "erased model, restoration its parameters; a knowledge recovery score of 1 brings the target's logits back",
     "([hidden_knowledge.md](hidden_knowledge.md)). Depth is 0 for the target and 1 for the retrained model.",
 ]
-_TAIL = """
-What was learned. Of the eight, five cannot be told from the retrained model by their truth ratios, and none of them
-passes every audit. **Layer 0 carries most of it**: with the target's MLP keys of that one layer, npo, simnpo and wga
-give .63 to .73 of the target's logits back, while the later layers decode them as before; of the parameters it is
-layer 0's attention for these three (.30 to .42), and for rmu the value vectors that it trained (.79). **Depth orders
-the methods otherwise than forget quality does**: idk (.10) and undial (.15) changed little but the answers, rmu .39,
-npo, simnpo and wga .71 to .75, pdu .84; grad_diff goes deepest (.91) and pays with utility. **Relearning** on half of
-the forget rows lifts the probability of the other half to between .13 (npo) and .36 (pdu) within ten steps, where the
-retrained model stays below .01; later steps wear it off again, and greedy answers give away little more than the
-retrained model's. **Rounding** to 4 bits gives up to 82% of the changed weights the target's code, and brings nothing
-back. **Membership attacks** find idk, undial, rmu, wga and pdu, whose scores on forget rows are still unlike those on
-rows never seen.
-""".strip().splitlines()
+_FIGURE = [
+    "Above, which of the target's activations were patched into the erased model; below, which of its parameters were",
+    "put back. The grey line is the retrained model, changed in the same way. Scores below 0 are drawn at 0.",
+]
+_FIRST = ("npo", "simnpo", "wga")
+_PASSED = ("erased", "no claim")
+
+
+def learned(found: dict[str, Any]) -> list[str]:
+    """What the numbers say, in lines."""
+    alike = [name for name in METHODS if found[name]["verdict"] == "indistinguishable from never trained"]
+    labels = {name: {audit: found[name]["audits"][audit]["verdict"]["label"] for audit in AUDITS} for name in METHODS}
+    passed = [name for name in alike if set(labels[name].values()) == {"erased"}]
+    depth = {
+        name: found[name]["audits"]["unlearning_depth"]["rows"]["erased"]["unlearning_depth"]["value"]
+        for name in METHODS
+    }
+
+    def top(names: Iterable[str], audit: str, layer: int | None = None, component: str = "") -> list[float]:
+        return [max(_cells(found[name], audit, layer, component))[0] for name in names]
+
+    others = [name for name in METHODS if name not in (*_FIRST, "rmu")]
+    text = f"""
+What was learned. Of the {_COUNTS[len(METHODS)]}, {_COUNTS[len(alike)]} cannot be told from the retrained model by their
+truth ratios, and {listed(passed) or "none of them"} passes every audit. **Layer 0 carries most of it**: with the
+target's MLP keys of that one layer, {listed(_FIRST)} give {_span(top(_FIRST, "patching", 0, "mlp"))} of the target's
+logits back, while the later layers decode them as before; of the parameters it is layer 0's attention for these three
+({_span(top(_FIRST, "restoration", 0, "attention"))}), and for rmu the value vectors that it trained
+({_short(top(["rmu"], "restoration", None, "values")[0])}). No other method gets more than
+{_short(max(top(others, "restoration")))} back with parameters of one layer. **Depth orders the methods otherwise than
+forget quality does**: idk ({_short(depth["idk"])}) and undial ({_short(depth["undial"])}) changed little but the
+answers, rmu {_short(depth["rmu"])}, {listed(_FIRST)} {_span(depth[name] for name in _FIRST)}, pdu
+{_short(depth["pdu"])}; grad_diff goes deepest ({_short(depth["grad_diff"])}) and pays with utility.
+{_relearning(found)} **Rounding** gives many of the changed weights the target's code, and brings nothing back.
+**Membership attacks** find {listed(name for name in METHODS if labels[name]["membership"] not in _PASSED)}, whose
+scores on forget rows are still unlike those on rows never seen.
+"""
+    return textwrap.wrap(" ".join(text.split()), 118, break_on_hyphens=False, break_long_words=False)
+
+
+def _relearning(found: dict[str, Any]) -> str:
+    def series(name: str, quantity: str, model: str) -> dict[int, float]:
+        (curve,) = (one for one in found[name]["audits"]["relearning"]["curves"] if one["y"] == quantity)
+        return {point[0]: point[1] for point in curve["series"][model]}
+
+    def highest(quantity: str, model: str) -> float:
+        return max(value for name in METHODS for step, value in series(name, quantity, model).items() if step)
+
+    curves = {name: series(name, "probability", "erased") for name in METHODS}
+    soon = {name: max(value for step, value in curve.items() if 0 < step <= _SOON) for name, curve in curves.items()}
+    lifted = [name for name in METHODS if soon[name] > curves[name][0]]
+    least, greatest = min(lifted, key=soon.__getitem__), max(lifted, key=soon.__getitem__)
+    rest = [name for name in METHODS if name not in lifted]
+    fallen = " and ".join(f"that of {name}, {_short(curves[name][0])} before, falls" for name in rest)
+    return (
+        f"**Relearning** on half of the forget rows lifts the probability of the other half to between "
+        f"{_short(soon[least])} ({least}) and {_short(soon[greatest])} ({greatest}) within {_SOON} steps"
+        f"{f' ({fallen})' if rest else ''}, where the retrained model's reaches "
+        f"{highest('probability', 'retrained'):.1g}; later steps wear it off again, and greedy answers give away at "
+        f"most {_short(highest('leakage', 'erased'))} of the words, the retrained model's "
+        f"{_short(highest('leakage', 'retrained'))}."
+    )
+
+
+_SOON = 10  # steps by which relearning has brought back most
+_COUNTS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
+
+
+def _span(values: Iterable[float]) -> str:
+    every = list(values)
+    return f"{_short(min(every))} to {_short(max(every))}"
+
+
+def listed(names: Iterable[str]) -> str:
+    *before, last = [*names] or [""]
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,28 @@ def test_a_concept_and_its_probes(data: Path) -> None:
     assert (kites.completions, kites.article) == ((), "")
 
 
+@pytest.mark.parametrize("dumped", [json.dumps, repr])
+def test_lists_in_csv_are_json_or_python_text(tmp_path: Path, data: Path, dumped: Callable[[Any], str]) -> None:
+    path = tmp_path / "concepts.csv"
+    columns = [name for name in ROWS[0] if name != "ID"]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(columns)
+        for row in ROWS:
+            cells = [row.get(name, "") for name in columns]
+            table.writerow([dumped(cell) if isinstance(cell, list) else cell for cell in cells])
+    read, expected = concept_vectors.load(path), concept_vectors.load(data)
+    assert [(one.name, one.layer, one.neuron, one.article) for one in read] == [
+        (one.name, one.layer, one.neuron, one.article) for one in expected
+    ]
+    ((half,), ()) = (one.completions for one in read)
+    assert (half.prompt, half.answer) == ("A lantern has a handle ", "and panes of glass")
+    assert [[row.prompt for row in one.unrelated] for one in read] == [
+        ["What is a kite made of?", "Where do boats rest?"],
+        ["Where do boats rest?", "Who carries a lantern?"],
+    ]
+
+
 def test_one_concept_or_all(data: Path) -> None:
     suite = concept_vectors.build(data, "Lanterns")
     sizes = {name: len(rows) for name, rows in suite.sets.items()}
@@ -82,13 +106,21 @@ def test_bad_input_at_once(tmp_path: Path, data: Path) -> None:
             {"Concept": "A", "Layer": "x", "Dim": 1, "QA": ["Q?"], "text_completion": [{"First_half": "one"}]},
             {"Concept": "B", "Layer": 1, "Dim": 1, "QA": "no list"},
             {"Concept": "C", "Layer": 1, "Dim": 1, "QA": []},
+            {"Concept": "D", "Layer": -3, "Dim": -1, "QA": ["Q?"], "text_completion": "[a lantern"},
+            {"Concept": "E", "Layer": 0, "Dim": "-1", "QA": ["Q?"], "text_completion": '["A lantern"]'},
         ],
     )
     with pytest.raises(RequestError) as caught:
         concept_vectors.build(bad)
     told = str(caught.value)
-    assert "Layer is 'x', expected a whole number" in told
+    assert "5 of 5 rows cannot be used" in told
+    for text in ("Layer is 'x'", "Layer is -3", "Dim is -1", "Dim is '-1'"):
+        assert f": {text}, expected a whole number from 0\n" in told
     assert "text_completion[0] is {'First_half': 'one'}, expected First_half and Second_half" in told
+    # a text that is no list is one problem, not one a letter; what is in a list has its place
+    assert told.count("text_completion") == 3
+    assert "text_completion is '[a lantern', expected a list of First_half and Second_half" in told
+    assert "text_completion[0] is 'A lantern', expected First_half and Second_half" in told
     assert "QA is 'no list', expected a list of texts" in told
     assert "QA has no questions about the concept" in told
     with pytest.raises(RequestError, match="tells of Lanterns more than once"):

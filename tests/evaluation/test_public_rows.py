@@ -43,9 +43,10 @@ def test_only_the_first_problems_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "problem"),
     [
-        ({"n": "x"}, "n is 'x', expected a whole number"),
-        ({"n": True}, "n is True, expected a whole number"),
-        ({}, "n is None, expected a whole number"),
+        ({"n": "x"}, "n is 'x', expected a whole number from 0"),
+        ({"n": True}, "n is True, expected a whole number from 0"),
+        ({"n": -1}, "n is -1, expected a whole number from 0"),
+        ({}, "n is None, expected a whole number from 0"),
     ],
 )
 def test_numbers(record: dict[str, object], problem: str) -> None:

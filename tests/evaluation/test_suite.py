@@ -7,7 +7,7 @@ import json
 import pytest
 
 from expunge.errors import ConfigError, ControlError, UnknownNameError
-from expunge.evaluation.suite import Suite, select
+from expunge.evaluation.suite import Suite, select, spread
 from expunge.requests.rows import Row
 
 ROWS = (Row("q", "a", wrong_answers=("b",)),)
@@ -83,3 +83,10 @@ def test_description_is_json() -> None:
     described = json.loads(json.dumps(SUITE.describe()))
     assert described["sets"] == {"forget": 1, "retain": 1}
     assert described["metrics"]["forget_quality"]["controls"] == ["retrained"]
+
+
+def test_a_limit_below_one_is_told_by_its_own_name() -> None:
+    assert spread("abcdef", 3, option="limit") == ("a", "c", "e")  # of six rows 0, 6 // 3 and 12 // 3
+    with pytest.raises(ConfigError) as caught:
+        spread("ab", 0, option="limit", section="audits.membership")
+    assert str(caught.value) == "audits.membership.limit=0: at least one row of a set must be scored."

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import zoo
-from expunge.errors import ConfigError, ModelError
+from expunge.errors import ConfigError, ModelError, TrainingError
 from expunge.methods.registry import make_method
-from fitting import fit
+from fitting import REQUEST, fit
 
 NAME = "concept_vector_ablation"
 
@@ -104,6 +104,55 @@ def test_what_the_model_does_not_have() -> None:
         fit(NAME, {"layer": 0, "neurons": [3]}, family="mixtral")
     with pytest.raises(ConfigError, match=r"words ' ' have no tokens"):
         fit(NAME, {"words": ["town", " "]})
+
+
+def test_words_are_looked_for_in_dense_layers_and_the_others_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    # Of this family's two layers the first is dense, the second has experts and a shared one.
+    erasure = fit(NAME, {"words": ["town"], "vectors": 3}, family="deepseek")
+    assert [one["layer"] for one in erasure.details["value_vectors"]] == [0, 0, 0]
+    assert erasure.details["layers_not_searched"] == [1]
+    assert "have no MLP that is recognised: layers 1." in caplog.text
+    assert "layers_not_searched" not in fit(NAME, {"words": ["town"]}).details
+    assert "layers_not_searched" not in fit(NAME, {"words": ["town"], "layer": 0}, family="deepseek").details
+
+
+def check(values: dict[str, Any], family: str = "llama") -> None:
+    make_method(NAME, values).check(zoo.model(family), zoo.tokenizer(family), REQUEST)
+
+
+def test_words_that_cannot_be_looked_for_are_refused_before_the_fit() -> None:
+    with pytest.raises(ModelError, match=r"no layer of MixtralForCausalLM has one dense down projection"):
+        check({"words": ["town"]}, "mixtral")
+    with pytest.raises(ModelError, match=r"layer 1 of Deepseek\w+ is a mixture of experts"):
+        check({"words": ["town"], "layer": 1}, "deepseek")
+    # Each layer has 128 neurons: 128 vectors in one, 2 * 128 = 256 in both, 128 in the dense one of two.
+    check({"words": ["town"], "vectors": 128, "layer": 0})
+    check({"words": ["town"], "vectors": 256})
+    with pytest.raises(
+        ModelError, match=r"method\.vectors=129 are more than there are in layer 0 of LlamaForCausalLM: 128\."
+    ):
+        check({"words": ["town"], "vectors": 129, "layer": 0})
+    with pytest.raises(
+        ModelError, match=r"method\.vectors=257 are more than there are in layers 0, 1 of LlamaForCausalLM: 256\."
+    ):
+        check({"words": ["town"], "vectors": 257})
+    with pytest.raises(
+        ModelError, match=r"method\.vectors=129 are more than there are in layer 0 of Deepseek\w+: 128\."
+    ):
+        check({"words": ["town"], "vectors": 129}, "deepseek")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (torch.float32, r"rounding to float32\. Raise method\.noise\.$"),
+        (torch.bfloat16, r"rounding to bfloat16\. Raise method\.noise, or load .* model\.dtype=float32\.$"),
+    ],
+)
+def test_noise_that_is_rounded_away(dtype: torch.dtype, said: str) -> None:
+    # 1e-30 would change only weights below 1e-30 * 2^24, about 2e-23; those of deviation 0.02 have none.
+    with pytest.raises(TrainingError, match=said):
+        fit(NAME, {"layer": 0, "neurons": [7], "noise": 1e-30}, model=zoo.model("llama").to(dtype))
 
 
 def test_a_bfloat16_model_keeps_its_precision() -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from expunge.audits import patching as patching_audit
+from expunge.audits import restoration
 from expunge.reports import Run, load_run, report
+from expunge.reports.audit_figures import COMPONENTS
 from expunge.reports.audits import AuditCards, lede, shown
 from expunge.reports.numbers import NONE
 
@@ -65,15 +68,30 @@ def test_recovery_is_drawn_by_component_and_window() -> None:
     drawn = figures[erased.index]
     # 0.2 + 0.6 / 2 and 0.2 + 0.6, each with an interval of 0.05 to both sides; `outside` has no window of layers
     assert drawn["windows"] == ["layer 0", "layer 1", "no layer"]
-    assert [row["name"] for row in drawn["rows"]] == ["MLP keys", "outside the layers"]
+    assert [row["name"] for row in drawn["rows"]] == ["MLP keys", "embeddings, last norm and head"]
     assert drawn["rows"][0]["cells"][1] == [pytest.approx(0.8), pytest.approx(0.75), pytest.approx(0.85)]
     assert drawn["rows"][0]["cells"][2] is None and drawn["rows"][1]["cells"] == [None, None, [0.125, None, None]]
-    assert "MLP keys at most 0.80, at layer 1; outside the layers at most 0.12" in erased.alt
+    assert "MLP keys at most 0.80, at layer 1; embeddings, last norm and head at most 0.12" in erased.alt
     assert erased.head == ("Component", "layer 0", "layer 1", "no layer")
-    assert erased.rows == (("MLP keys", "0.500", "0.800", NONE), ("outside the layers", NONE, NONE, "0.125"))
+    assert erased.rows == (
+        ("MLP keys", "0.500", "0.800", NONE),
+        ("embeddings, last norm and head", NONE, NONE, "0.125"),
+    )
     assert figures[retrained.index]["windows"] == ["layer 0", "layer 1"]
     # the same by layer with standard errors is one click away
     assert [figure.title for figure in one.cards[0].more_figures] == ["Knowledge recovered by patching: mlp"]
+
+
+def test_components_are_called_what_the_sentences_call_them() -> None:
+    """Activations that are patched and parameters that are put back have different names, and each name stands in the
+    sentence of its audit ("Patching the target's MLP keys of layer 3 ..")."""
+    sentences = {**restoration._WHAT, **patching_audit._WHAT}
+    names = {component: COMPONENTS[component] for component in sentences}
+    assert len(set(names.values())) == len(names)
+    assert names["mlp"] == "MLP keys"
+    assert names["keys"] == "MLP gates and first projections"
+    told = set(names) - {"both", "all"}  # of which the sentence lists the parts
+    assert [name for name in told if names[name] not in sentences[name]] == []
 
 
 def test_curves_have_their_models_and_errors() -> None:

@@ -46,12 +46,13 @@ class Concept:
 
 
 def load(data: str | Path, concept: str | Sequence[str] | None = None) -> tuple[Concept, ...]:
-    """The concepts of a file (.json, .jsonl or .parquet) or a dataset of the hub (``owner/name[:config[:split]]``), or
-    those that are named.
+    """The concepts of a file (.json, .jsonl, .csv, .tsv or .parquet) or a dataset of the hub
+    (``owner/name[:config[:split]]``), or those that are named.
 
-    Columns: ``Concept``, ``Layer``, ``Dim``, ``QA`` and ``unrelated_QA`` (lists of questions), ``text_completion`` (a
-    list of ``First_half`` and ``Second_half``), and perhaps ``wikipedia_content``. All that is missing or malformed is
-    named in one :class:`RequestError`, an unknown concept is a :class:`ConfigError`.
+    Columns: ``Concept``, ``Layer`` and ``Dim`` (from 0), ``QA`` and ``unrelated_QA`` (lists of questions),
+    ``text_completion`` (a list of ``First_half`` and ``Second_half``), and perhaps ``wikipedia_content``; lists in CSV
+    are JSON or Python text. All that is missing or malformed is named in one :class:`RequestError`, an unknown concept
+    is a :class:`ConfigError`.
     """
     found = tuple(read_as(data, _concept, "concepts"))
     names = [one.name for one in found]
@@ -137,7 +138,10 @@ def _asked(fields: Fields, column: str, group: str) -> tuple[Row, ...]:
 
 def _halves(fields: Fields, group: str) -> tuple[Row, ...]:
     found: list[Row] = []
-    given = fields.record.get("text_completion") or ()
+    given = fields.parsed("text_completion") or ()
+    if isinstance(given, str):
+        fields.problems.append(f"text_completion is {given!r:.60}, expected a list of {' and '.join(_HALVES)}")
+        return ()
     for place, pair in enumerate(given if isinstance(given, Sequence) else (given,)):
         halves = [pair.get(half) for half in _HALVES] if isinstance(pair, Mapping) else []
         texts = [text for text in halves if isinstance(text, str) and text.strip()]

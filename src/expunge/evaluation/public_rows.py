@@ -46,9 +46,7 @@ class Fields:
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of texts (in CSV: a JSON or Python list); none where the column is empty or not there."""
-        value = self.record.get(name)
-        if isinstance(value, str) and value.strip():
-            value = _parsed(value)
+        value = self.parsed(name)
         if value in (None, ""):
             return ()
         if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, str) for one in value):
@@ -56,13 +54,18 @@ class Fields:
             return ()
         return tuple(value)
 
+    def parsed(self, name: str) -> Any:
+        """The column's value; a text that is JSON or a Python literal (a list in CSV, say) as what it stands for."""
+        value = self.record.get(name)
+        return _parsed(value) if isinstance(value, str) and value.strip() else value
+
     def number(self, name: str) -> int:
-        """A whole number (in CSV: its digits); -1 and a problem where there is none."""
+        """A whole number from 0 (in CSV: its digits); -1 and a problem where there is none."""
         value = self.record.get(name)
         if isinstance(value, str) and value.strip().isdecimal():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            self.problems.append(f"{name} is {value!r:.60}, expected a whole number")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            self.problems.append(f"{name} is {value!r:.60}, expected a whole number from 0")
             return -1
         return value
 
@@ -80,15 +83,17 @@ def made(source: Source, make: Callable[[Fields], T]) -> list[T]:
     """The same for records that have been read."""
     found: list[T] = []
     problems: list[tuple[str, str]] = []
+    bad = 0  # several rows may stand on one line
     for record in source.records:
         if record.problem or not isinstance(record.value, Mapping):
             problems.append((record.source, record.problem or f"found {type(record.value).__name__}, expected columns"))
+            bad += 1
             continue
         fields = Fields(record.value, record.source)
         found.append(make(fields))
         problems += [(record.source, text) for text in fields.problems]
+        bad += bool(fields.problems)
     if problems:
-        bad = len({where for where, _ in problems})
         lines = [f"{source.where}: {bad} of {len(source.records)} rows cannot be used:"]
         lines += [f"  {where}: {text}" for where, text in problems[:_SHOWN]]
         lines += [f"  .. and {len(problems) - _SHOWN} more problems."] if len(problems) > _SHOWN else []

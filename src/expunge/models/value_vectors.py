@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from expunge.errors import ConfigError, ModelError
-from expunge.models.anatomy import down_projections
+from expunge.models.anatomy import decoder_layers, down_projections
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,6 +53,21 @@ def value_matrix(model: PreTrainedModel, layer: int) -> ValueMatrix:
         raise ModelError(f"{names[0]}: layer {layer} of {type(model).__name__} {problem}.")
     module = model.get_submodule(names[0].removesuffix(".weight"))
     return ValueMatrix(names[0], parameter, hasattr(module, "nx"))  # transformers' Conv1D holds [W, H]
+
+
+def dense_layers(model: PreTrainedModel) -> list[int]:
+    """The decoder layers, from 0, with one down projection of their own: not those of experts, nor those in which none
+    is recognised."""
+    parameters = dict(model.named_parameters())
+    dense = []
+    for layer in range(len(decoder_layers(model))):
+        try:
+            names = down_projections(model, [layer])
+        except ModelError:
+            continue  # hybrid models have layers without an MLP
+        if len(names) == 1 and parameters[names[0]].ndim == 2:
+            dense.append(layer)
+    return dense
 
 
 def output_head(model: PreTrainedModel) -> Tensor:

@@ -25,13 +25,14 @@ COMPONENTS = {
     "attention": "attention",
     "both": "both",
     "residual": "hidden states",
-    "values": "MLP values",
-    "keys": "MLP keys",
+    "values": "value vectors",
+    "keys": "MLP gates and first projections",
     "norms": "norms",
-    "outside": "outside the layers",
-    "all": "everything",
+    "outside": "embeddings, last norm and head",
+    "all": "all parameters",
 }
-"""What is changed in the model, by the name that audits give it."""
+"""What is changed in the model, by the name that audits give it, in the words of their sentences: ``mlp`` are
+activations, ``keys`` parameters."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ LABEL_TONES = {
 """The tone of an audit's label, the most alarming label first. It never carries meaning alone."""
 
 MODELS = ("target", "erased", "retrained")
+_WAITING = "it has not run yet; the same command goes on with it"
 _BEYOND = "_beyond_retrained"
 _DRAWN = ("heat",)
 _NOT_NOTES = ("rows", "verdict", "sentence", "schema", "curves", "samples", "seconds", "details")
@@ -94,13 +95,16 @@ def _cards(at: int, audits: Mapping[str, Any], figures: list[dict[str, Any]]) ->
         known.pop("left_out", None)
     cards = [_card(at, name, known[name], figures) for name in _by_audit(known)]
     first, reasons = audits.get("first"), audits.get("left_out")
-    left_out = reasons.items() if isinstance(nested, Mapping) and isinstance(reasons, Mapping) else ()
+    left_out = dict(reasons) if isinstance(nested, Mapping) and isinstance(reasons, Mapping) else {}
+    waiting = audits.get("waiting")
+    if isinstance(waiting, list):  # of a run that was cut off
+        left_out |= {str(name): _WAITING for name in waiting if str(name) not in left_out}
     return AuditCards(
         at,
         first if isinstance(first, str) else "",
-        _summary(known, [str(name) for name, _ in left_out]),
+        _summary(known, [str(name) for name in left_out]),
         tuple(cards),
-        tuple((set_title(str(name)), str(why)) for name, why in left_out),
+        tuple((set_title(str(name)), str(why)) for name, why in left_out.items()),
     )
 
 

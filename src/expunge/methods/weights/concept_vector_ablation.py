@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from expunge.erasures.manifest import Manifest
     from expunge.erasures.weight_change import WeightChange
     from expunge.models.value_vectors import Projection, ValueMatrix
+
+log = logging.getLogger("expunge")
 
 _TOP_TOKENS = 10
 
@@ -66,8 +69,14 @@ class ConceptVectorAblation(UntrainedMethod):
         if self.words:
             word_tokens(tokenizer, self.words)
             output_head(model)
-            if self.layer is not None:
-                value_matrix(model, self.layer)
+            layers = self._searched(model)
+            vectors = sum(value_matrix(model, layer).columns.shape[1] for layer in layers)
+            if self.vectors > vectors:
+                where = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+                raise ModelError(
+                    f"{self.name}: method.vectors={self.vectors} are more than there are in {where} of "
+                    f"{type(model).__name__}: {vectors}. Take fewer."
+                )
             return
         width = value_matrix(model, self.layer or 0).columns.shape[1]
         beyond = [neuron for neuron in self.neurons if not 0 <= neuron < width]
@@ -94,9 +103,11 @@ class ConceptVectorAblation(UntrainedMethod):
             after[matrix.name] = _noised(matrix, neurons, self.noise, generator)
         tensors, details = changed_tensors(before, after)
         if not tensors:
+            coarse = any(one.dtype.itemsize < torch.float32.itemsize for one in before.values())
+            finer = ", or load the target with model.dtype=float32" if coarse else ""
             raise TrainingError(
                 f"{self.name}: noise of {self.noise:g} is lost in rounding to {manifest.target.dtype}. Raise "
-                "method.noise, or load the target with model.dtype=float32."
+                f"method.noise{finer}."
             )
         subject.details.update(details, value_vectors=facts)
         return WeightChange(manifest, tensors)
@@ -129,13 +140,36 @@ class ConceptVectorAblation(UntrainedMethod):
             facts.append(fact)
         return chosen, facts
 
+    def _searched(self, model: PreTrainedModel) -> list[int]:
+        """The layers that are looked through for the words: the one that was named, else all that are dense."""
+        from expunge.models.value_vectors import dense_layers
+
+        layers = dense_layers(model) if self.layer is None else [self.layer]
+        if not layers:
+            raise ModelError(
+                f"{self.name}: no layer of {type(model).__name__} has one dense down projection, whose value vectors "
+                "method.words could be looked for in: all are mixtures of experts, or have no MLP that is recognised. "
+                "Take a dense model."
+            )
+        return layers
+
     def _found(self, subject: Subject, projection: Projection) -> list[tuple[int, int, float | None]]:
         """Layer, neuron and score of the vectors that raise the words most, best first."""
         from expunge.models.anatomy import decoder_layers
         from expunge.models.value_vectors import value_matrix, word_tokens
 
         words = word_tokens(subject.tokenizer, self.words)
-        layers = range(len(decoder_layers(subject.model))) if self.layer is None else [self.layer]
+        layers = self._searched(subject.model)
+        if self.layer is None:
+            skipped = sorted(set(range(len(decoder_layers(subject.model)))) - set(layers))
+            if skipped:
+                subject.details["layers_not_searched"] = skipped
+                log.warning(
+                    "%s: not looked through for the words, since they are mixtures of experts or have no MLP that is "
+                    "recognised: layers %s.",
+                    self.name,
+                    ", ".join(map(str, skipped)),
+                )
         best: list[tuple[float, int, int]] = []
         for done, layer in enumerate(layers, 1):
             scores = projection.raised(value_matrix(subject.model, layer).columns, words)

@@ -80,7 +80,7 @@
       hovertemplate: "<b>%{customdata[0]}, %{customdata[1]}</b><br>recovered %{customdata[2]}<extra></extra>",
     }], layout(node, { height: 70 + 38 * rows.length,
       xaxis: axis(figure.x, { showgrid: false, ticks: "", tickangle: 0, tickvals: shown, ticktext: shown.map((at) => windows[at].replace(/^layer /, "")) }),
-      yaxis: axis("", { showgrid: false, ticks: "", autorange: "reversed", tickvals: rows.map((_, at) => at), ticktext: rows.map((row) => plain(row.name)) }) }), CONFIG);
+      yaxis: axis("", { showgrid: false, ticks: "", autorange: "reversed", tickvals: rows.map((_, at) => at), ticktext: rows.map((row) => folded(row.name, 18)) }) }), CONFIG);
   }
 
   Object.assign(kinds, { auditCurve, auditNamed, auditHeat });
