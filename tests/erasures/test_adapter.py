@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from peft import PeftModel
 
 import zoo
-from expunge.erasures.adapter import Adapter
+from expunge.erasures.adapter import Adapter, lora_config, with_lora
 from expunge.errors import ErasureError
 from expunge.methods.interface import Erasure
 from expunge.models.loading import load_model
@@ -161,3 +162,28 @@ def test_missing_tensors_are_refused(made: Any, folder: Path) -> None:
         load_model(folder),
         r"0 of its tensors have no place in it and 1 are missing \(base_model",
     )
+
+
+def test_peft_is_quiet_about_patterns_of_its_own() -> None:
+    """For families whose experts it converts, PEFT adds rank patterns, and warns where no chosen layer fits them."""
+    model = zoo.model("deepseek")
+    layers = ["o_proj", "gate_proj", "up_proj", "down_proj"]
+    values = {"r": 2, "target_modules": layers, "task_type": "CAUSAL_LM"}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with with_lora(model, lora_config(values)) as adapted:
+            assert sum("o_proj.lora_A" in name for name, _ in adapted.named_parameters()) == 2  # one a layer
+    assert [str(one.message) for one in said] == []
+
+
+@pytest.mark.parametrize("family", ["deepseek", "mixtral", "qwen2_moe"])
+def test_an_adapter_sits_on_the_modules_it_names_and_on_no_experts(family: str) -> None:
+    model = zoo.model(family)
+    named = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and ".layers." in name]
+    with with_lora(model, lora_config({"r": 2, "target_modules": named})) as adapted:
+        found = {
+            name.removeprefix("base_model.model.").split(".lora_A")[0]
+            for name, _ in adapted.named_parameters()
+            if ".lora_A" in name
+        }
+    assert found == set(named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,11 +120,32 @@ def carries_adapter(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def with_lora(model: PreTrainedModel, config: LoraConfig) -> Iterator[PeftModel]:
-    """``model`` inside a PEFT model with fresh adapters; on exit every module is the one that was there before."""
+    """``model`` inside a PEFT model with fresh adapters on the modules that ``config`` names, no others; on exit every
+    module is the one that was there before."""
     from peft import get_peft_model
 
     with preserved(model):
-        yield get_peft_model(model, config)  # type: ignore[arg-type]
+        with _names_as_they_are(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # names of transformers that PEFT still uses
+            adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+        yield adapted  # type: ignore[misc]
+
+
+@contextmanager
+def _names_as_they_are() -> Iterator[None]:
+    """Inside, PEFT does not take module names for those of transformers 4: in families whose experts were fused since
+    then it would move adapters from dense and shared MLPs, whose names look alike, to the routed experts."""
+    try:
+        from peft.utils import transformers_weight_conversion as conversion
+    except ImportError:  # PEFT before 0.19 converts nothing
+        yield
+        return
+    kept = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = kept
 
 
 def lora_config(values: dict[str, Any]) -> LoraConfig:

@@ -19,25 +19,32 @@ if TYPE_CHECKING:
 PREFIX = "run:"
 
 
+def erasure_folder(folder: Path) -> Path:
+    """Where the erasure of a run folder lies; an erasure's own folder is that itself.
+
+    Raises:
+        InputError: no such folder, or a folder of several seeds.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}. Pass a run folder, or an erasure's folder with --model.")
+    if (folder / "manifest.json").is_file():
+        return folder
+    seeds = sorted(folder.glob("seed-*/erasure"), key=lambda path: (len(path.parent.name), path.parent.name))
+    if not (folder / "erasure").is_dir() and seeds:
+        raise InputError(f"{folder} holds {len(seeds)} seeds. Pass one of them, such as {seeds[0].parent}.")
+    return folder / "erasure"
+
+
 def find_erasure(folder: Path, model: str | None = None) -> tuple[Path, ModelSpec]:
-    """Where the erasure of a run folder lies (or of an erasure's own folder), and its target: ``model``, or what the
-    run file names.
+    """:func:`erasure_folder`, and the erasure's target: ``model``, or what the run file names.
 
     Raises:
         InputError: no such folder, a folder of several seeds, or nothing that names the model.
     """
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}. Pass a run folder, or an erasure's folder with --model.")
     from expunge.config.run_file import ModelSpec, read_config
 
-    if (folder / "manifest.json").is_file():
-        run_file = folder.parent / "run.yaml"
-        source = folder
-    else:
-        run_file, source = folder / "run.yaml", folder / "erasure"
-        seeds = sorted(folder.glob("seed-*/erasure"))
-        if not source.is_dir() and seeds:
-            raise InputError(f"{folder} holds {len(seeds)} seeds. Pass one of them, such as {seeds[0].parent}.")
+    source = erasure_folder(folder)
+    run_file = source.parent / "run.yaml"
     if model is not None:
         return source, ModelSpec(path=model)  # type: ignore[call-arg]
     if not run_file.is_file():
