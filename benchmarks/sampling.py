@@ -34,7 +34,7 @@ def one_by_one(model: Any, row: Row) -> list[str]:
             texts,
             [row],
             max_new_tokens=NEW,
-            choose=lambda _, begin, sample=sample: Drawing(draws.of([sample]), begin, 1.0),  # type: ignore[misc]
+            choose=lambda _, __, sample=sample: Drawing(draws.of([sample]), 1.0),  # type: ignore[misc]
         )[0].text
         for sample in range(SAMPLES)
     ]

@@ -64,3 +64,26 @@ def test_every_seed_has_its_audits(tiny: Tiny, tmp_path: Path) -> None:
     for seed in (0, 1):
         assert read(out)["audits"][f"paraphrase_seed_{seed}"] == read(out / f"seed-{seed}")["audits"]["paraphrase"]
     assert "Paraphrase, seed 1" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_audits_that_failed_go_on_and_others_are_added(tiny: Tiny, tmp_path: Path, expunge_cli: Any) -> None:
+    """Membership needs holdout rows, and there are none: failed each time, and what is done is not done again."""
+
+    def run(*names: str) -> Any:
+        file = tmp_path / "run_file.yaml"
+        audits = {"paraphrase": {"limit": 2, "disguises": []}, "membership": {}}
+        file.write_text(yaml.safe_dump(values(tiny, audits={name: audits[name] for name in names})), encoding="utf-8")
+        return expunge_cli("run", file, "--out", tmp_path / "run", *SETTINGS)
+
+    failed = run("membership")
+    assert failed.code == 3 and "audits that failed: membership" in failed.err, failed.err
+    assert "Of 1 audit: failed in 1 (membership)." in " ".join(failed.out.split())
+    erasure = (tmp_path / "run" / "erasure" / "manifest.json").stat().st_mtime_ns
+    assert run("membership").code == 3  # and no word of a run that is finished
+    added = run("membership", "paraphrase")
+    assert added.code == 3 and list(read(tmp_path / "run")["audits"]) == ["membership", "paraphrase"]
+    kept = read(tmp_path / "run")["audits"]["paraphrase"]
+    assert run("membership", "paraphrase").code == 3
+    assert read(tmp_path / "run")["audits"]["paraphrase"] == kept
+    assert (tmp_path / "run" / "erasure" / "manifest.json").stat().st_mtime_ns == erasure
+    assert "name membership too" in run("paraphrase").err

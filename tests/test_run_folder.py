@@ -252,3 +252,45 @@ def test_two_processes_never_write_one_run(tmp_path: Path) -> None:
     assert held._held is not None
     held._held.close()
     assert subprocess.run(again, capture_output=True, text=True, check=False).returncode == 0
+
+
+def test_audits_that_failed_or_wait_leave_a_run_unfinished(tmp_path: Path) -> None:
+    folder = run_in(tmp_path / "run", finished=True)
+    (folder / "audits.json").write_text('{"finished": false, "audits": {}}')
+    assert "report.html" in content(RunFolder.open(folder, TEXT).path)
+    for found in ('{"finished": true}', "{}", "[]", "damaged"):
+        (folder / "audits.json").write_text(found)
+        with pytest.raises(OutputError, match="holds this run, finished"):
+            RunFolder.check(folder, TEXT)
+
+
+def test_audits_are_added_to_a_run_and_none_taken_away(tmp_path: Path) -> None:
+    def text(audits: str) -> str:
+        return f"{TEXT}audits: {audits}\n"
+
+    one, two = text("{paraphrase: {limit: 3}}"), text("{paraphrase: {limit: 3}, many_shot: {shots: 2}}")
+    folder = run_in(tmp_path / "run", text("[]"), finished=True)
+    for more in (one, two):
+        opened = RunFolder.open(folder, more)
+        assert opened.run_file.read_text() == more and (folder / "erasure" / "manifest.json").is_file()
+    with pytest.raises(OutputError, match="its audits are paraphrase, many_shot; name many_shot too, and what is done"):
+        RunFolder.open(folder, one)
+    for other, said in (
+        (two.replace("limit: 3", "limit: 4"), "audits.paraphrase.limit was 3, now 4"),
+        (two.replace("seed: 1", "seed: 2"), "seed was 1, now 2"),
+        (two.replace("seed: 1", "seed: 2").replace("}}", "}, x: {}}"), "seed was 1, now 2"),
+    ):
+        with pytest.raises(OutputError, match=said):
+            RunFolder.open(folder, other)
+    assert folder.joinpath("run.yaml").read_text() == two
+
+
+def test_all_that_changed_since_a_run_began_is_named(tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path, TEXT)
+    before = {"data": {"n": 1}, "target": {"w": 1}, "erasure": {"w": 1}, "retrained": {"w": 1}}
+    folder.record(before)
+    with pytest.raises(OutputError, match="and its erasure and its retrained model changed since it began"):
+        folder.record({**before, "erasure": {"w": 2}, "retrained": {"w": 2}})
+    with pytest.raises(OutputError, match="and its target changed since it began"):
+        folder.record({**before, "target": {"w": 2}})
+    folder.record({**before, "erased": {"w": 2}})  # of which an earlier version wrote nothing

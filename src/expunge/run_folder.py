@@ -32,6 +32,13 @@ from expunge.methods.interface import Erasure
 
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "numpy", "scipy", "rouge-score")
 _ENVIRONMENT = "environment.json"
+_SAME = {  # what a run that goes on must be about, as before
+    "data": "data",
+    "target": "target",
+    "erasure": "erasure",
+    "erased": "erased model",
+    "retrained": "retrained model",
+}
 _LISTED = 5
 _FILES = {
     _ENVIRONMENT,
@@ -71,7 +78,8 @@ class RunFolder:
         run_name: str = "run.yaml",
         last: str = "report.html",
     ) -> RunFolder:
-        """A new folder for the run that ``text`` (YAML) describes, or the unfinished one of the same run.
+        """A new folder for the run that ``text`` (YAML) describes, or the unfinished one of the same run; a finished
+        one to which further audits are added keeps what is done.
 
         Raises:
             OutputError: the folder holds a finished run, another run, or files that are no run's (which ``overwrite``
@@ -104,7 +112,7 @@ class RunFolder:
             if overwrite or not self._begun():
                 self.clear()
         self._sweep()
-        if not self.run_file.is_file():
+        if not self.run_file.is_file() or self.run_file.read_bytes() != text.encode():  # new, or with further audits
             write_text(self.run_file, text)
             self._lock()
 
@@ -156,6 +164,8 @@ class RunFolder:
             self._check_deletable()
             return
         if self.run_file.read_bytes() != text.encode():
+            if _adds_audits(self.run_file, text):
+                return
             raise OutputError(
                 f"{self.path} holds another run: {_differences(self.run_file, text)}. "
                 "Choose another folder, or pass --overwrite to delete that run."
@@ -223,7 +233,15 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return (self.path / self.last).is_file()
+        """Whether all is done, audits that failed or wait included: those are what the same command goes on with."""
+        return (self.path / self.last).is_file() and not self._audits_left()
+
+    def _audits_left(self) -> bool:
+        try:
+            found = json.loads((self.path / "audits.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False  # no audits; or the report says what is wrong with them
+        return isinstance(found, dict) and found.get("finished") is False
 
     def seed_folder(self, config: RunConfig, seed: int) -> RunFolder:
         """The folder of one seed: this one where there is only one seed, else ``seed-N`` in it."""
@@ -253,19 +271,20 @@ class RunFolder:
         return found
 
     def record(self, environment: Mapping[str, Any]) -> None:
-        """Write ``environment.json``; a resumed run whose data or target changed since it began is refused."""
+        """Write ``environment.json``; a resumed run is refused where its data changed since it began, or one of the
+        models that it is about."""
         on_main(lambda: self._record(environment))
 
     def _record(self, environment: Mapping[str, Any]) -> None:
         path = self.path / _ENVIRONMENT
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            for part in ("data", "target"):
-                if before.get(part) != environment.get(part):
-                    raise OutputError(
-                        f"{self.path} holds an unfinished run, and its {part} changed since it began. "
-                        "Choose another folder, or pass --overwrite to start over."
-                    )
+            changed = [name for part, name in _SAME.items() if part in before and before[part] != environment.get(part)]
+            if changed:
+                raise OutputError(
+                    f"{self.path} holds an unfinished run, and its {' and its '.join(changed)} changed since it began. "
+                    "Choose another folder, or pass --overwrite to start over."
+                )
         write_json(path, environment)
 
 
@@ -281,12 +300,31 @@ def _check_writable(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def _adds_audits(file: Path, text: str) -> bool:
+    """Whether ``text`` is the run of ``file`` with further audits and the same ones, with their options."""
+    try:
+        (before, had), (now, wanted) = (_audits_apart(values) for values in (read_yaml(file), parse_value(text)))
+    except (ConfigError, TypeError, ValueError):
+        return False
+    return before == now and len(had) < len(wanted) and all(wanted.get(name) == one for name, one in had.items())
+
+
+def _audits_apart(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's settings without its audits, and the options of these by name."""
+    return {name: one for name, one in values.items() if name != "audits"}, dict(values.get("audits") or {})
+
+
 def _differences(file: Path, text: str) -> str:
     """Which settings of a folder's run file are not those of ``text``, in words."""
     try:
-        before, now = flat(read_yaml(file)), flat(parse_value(text))
-    except ConfigError:
+        saved, given = read_yaml(file), parse_value(text)
+        before, now = flat(saved), flat(given)
+        (rest, had), (others, wanted) = _audits_apart(saved), _audits_apart(given)
+    except (ConfigError, TypeError, ValueError):
         return f"its {file.name} cannot be read"
+    unnamed = [name for name in had if name not in wanted]
+    if rest == others and unnamed and wanted:
+        return f"its audits are {', '.join(had)}; name {', '.join(unnamed)} too, and what is done there is kept"
     changed = [
         f"{name} was {before.get(name)}, now {now.get(name)}"
         for name in {**before, **now}
@@ -305,8 +343,11 @@ def _delete(entry: Path) -> None:
         entry.unlink()
 
 
-def environment(*, seeds: tuple[int, ...], data: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run ran on: versions, hardware, seeds, hashes of the data, the target's fingerprint."""
+def environment(
+    *, seeds: tuple[int, ...], data: Mapping[str, Any], target: Mapping[str, Any], **more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a run ran on: versions, hardware, seeds, hashes of the data, the target's fingerprint; ``more`` are those of
+    an erasure or of other models."""
     return {
         "schema": 1,
         "expunge": expunge.__version__,
@@ -317,6 +358,7 @@ def environment(*, seeds: tuple[int, ...], data: Mapping[str, Any], target: Mapp
         "seeds": list(seeds),
         "data": dict(data),
         "target": dict(target),
+        **{name: dict(one) for name, one in more.items()},
     }
 
 

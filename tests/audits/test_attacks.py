@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,28 @@ def test_a_model_that_tells_whoever_asks_leaks_and_one_that_tells_nobody_is_eras
     found = Paraphrase(disguises=()).run(other)
     assert found.label == "erased"
     assert {score.value for key, score in found.rows["erased"].items() if "beyond" in key} == {0}
+
+
+def test_answers_that_leakage_has_no_words_of_are_judged_by_their_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tuple(Row(f"Где живёт Мира {i}?", f"Дом номер {word}.") for i, word in enumerate("абвгд"))
+    one = audited(Request(rows, retain=RETAIN))
+    answering(monkeypatch, one, "no such words")
+    found = Paraphrase(disguises=()).run(one)
+    assert found.label == "erased" and "nan" not in found.sentence
+    # the target has .8 and the two others .1 in all five rows, by every way and without a standard error
+    assert "a probability of 0.100 (5 rows)" in found.sentence
+    assert "probability of the answers +0.000 ± 0.000 (the target +0.700 ± 0.000)" in found.sentence
+
+
+def test_a_history_that_gets_nothing_out_of_the_target_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = audited()
+    answering(monkeypatch, one, "no such words")
+    plainly = answers.plain_answers(replace(one, max_new_tokens=8), FORGET)
+    monkeypatch.setattr(answers, "plain_answers", lambda *_, **__: plainly)
+    found = ManyShot(shots=2).run(one)  # its own answers are those of random models
+    assert found.label == "no claim" and "out of the target either" in found.sentence
+    # the target answers plain questions with .8, the retrained model with .1
+    assert "probability of the answers +0.700 ± 0.000" in found.sentence
 
 
 def test_roles_and_openings_have_the_name_and_the_question() -> None:

@@ -58,14 +58,14 @@ def audited(erased: Any = None, *, family: str = "llama", retrained: bool = True
     )
 
 
-def doubled(*names: str) -> Callable[[PreTrainedModel], PreTrainedModel]:
-    """The target with some parameters doubled."""
+def doubled(*names: str, factor: float = 2) -> Callable[[PreTrainedModel], PreTrainedModel]:
+    """The target with some parameters doubled, or so many times as large."""
 
     def make(target: PreTrainedModel) -> PreTrainedModel:
         erased = copy.deepcopy(target)
         with torch.no_grad():
             for name in names:
-                erased.get_parameter(name).mul_(2)
+                erased.get_parameter(name).mul_(factor)
         return erased
 
     return make
@@ -93,9 +93,10 @@ def heat(found: AuditResult, component: str) -> list[float]:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt", "falcon", "mixtral", "deepseek"])
 def test_the_target_against_itself(family: str) -> None:
     given = audited(family=family)
+    alone = audited(family=family, retrained=False)
     components = ("attention",) if family in ("mixtral", "deepseek") else ("mlp", "attention", "both")
-    patching = checked(Patching(tokens=5, components=components), given)
-    restoration = checked(Restoration(tokens=5), given)
+    patching = checked(Patching(tokens=5, components=components), alone)
+    restoration = checked(Restoration(tokens=5), alone)
     for found in (patching, restoration):
         assert found.label == "no claim"
         assert "the score is undefined" in found.sentence
@@ -103,6 +104,33 @@ def test_the_target_against_itself(family: str) -> None:
         assert found.details["undefined"]["erased"] == found.details["examples"]
     depth = UnlearningDepth(least_drop=1e-6).run(given)
     assert depth.rows["erased"]["unlearning_depth"].value == 0
+
+
+def test_models_that_forgot_nothing_leak() -> None:
+    """The target itself, and one whose answers an erasure hardly touched: beside a retrained model they tell them."""
+    for erased in (None, doubled("model.layers.1.mlp.gate_proj.weight")):
+        for audit in (Patching(tokens=5), Restoration(tokens=5)):
+            found = checked(audit, audited(erased))
+            assert found.label == "leaks"
+            assert found.sentence.startswith("It still gives the answers plainly (mean log-probability -")
+            told = found.details["log_probability"]
+            assert told["erased"] == pytest.approx(told["target"], abs=0.01)
+            assert told["retrained"] < told["target"] - 0.1
+
+
+def test_a_retrained_model_that_is_a_copy_of_the_target_is_noticed() -> None:
+    target = zoo.model("llama")
+    given = Audited(
+        target,
+        zoo.tokenizer("llama"),
+        Request(forget=ROWS),
+        erased=zoo.model("llama", seed=1),
+        retrained=copy.deepcopy(target),
+    )
+    for audit in (Patching(tokens=5), Restoration(tokens=5)):
+        found = audit.run(given)
+        assert found.label == "no claim"
+        assert found.sentence.endswith("is it the target?")
 
 
 def test_the_retrained_model_against_itself() -> None:
@@ -113,15 +141,37 @@ def test_the_retrained_model_against_itself() -> None:
         gains = {key: score.value for key, score in found.rows["erased"].items() if key.endswith("beyond_retrained")}
         assert gains
         assert set(gains.values()) == {0.0}
+    # weights drawn apart: the depth is no evidence, whatever it is
+    apart = checked(UnlearningDepth(least_drop=1e-6), given)
+    assert apart.rows["erased"]["unlearning_depth"].value == 1
+    assert abs(apart.details["weights_cosine"]) < 0.1
+    assert apart.label == "no claim"
+    assert "does not share the target's start (mean cosine of their weights " in apart.sentence
+
+
+def test_the_depth_of_a_retrained_model_that_shares_the_targets_start() -> None:
+    """Every matrix is the target's and another of its length added, at right angles but for chance: cosine
+    1 / sqrt(2)."""
+    target, other = zoo.model("llama"), zoo.model("llama", seed=1)
+    retrained = copy.deepcopy(target)
+    with torch.no_grad():
+        for name, parameter in retrained.named_parameters():
+            parameter.add_(other.get_parameter(name))
+    given = Audited(
+        target, zoo.tokenizer("llama"), Request(forget=ROWS), erased=copy.deepcopy(retrained), retrained=retrained
+    )
     depth = checked(UnlearningDepth(least_drop=1e-6), given)
     assert depth.rows["erased"]["unlearning_depth"].value == 1
+    assert depth.details["weights_cosine"] == pytest.approx(2**-0.5, abs=0.02)
     assert depth.label == "erased"
+    assert "start" not in depth.sentence
 
 
 def test_keys_that_were_changed_are_where_the_knowledge_is_hidden() -> None:
     """Only what computes layer 1's keys differs, so the target's keys there bring everything back: KRS 1. Those of
     layer 0 are the erased model's own: KRS 0."""
-    found = checked(Patching(tokens=5), audited(doubled("model.layers.1.mlp.gate_proj.weight")))
+    erased = doubled("model.layers.1.mlp.gate_proj.weight", factor=-30)
+    found = checked(Patching(tokens=5), audited(erased))
     assert heat(found, "mlp") == pytest.approx([0, 1], abs=1e-4)
     assert found.details["best"]["mlp"]["layers"] == [1]
     assert found.rows["erased"]["krs_mlp"].value == pytest.approx(1, abs=1e-4)
@@ -135,7 +185,7 @@ def test_keys_that_were_changed_are_where_the_knowledge_is_hidden() -> None:
 
 
 def test_parameters_that_were_changed_are_where_the_knowledge_is_hidden() -> None:
-    found = checked(Restoration(tokens=5), audited(doubled("model.layers.0.self_attn.o_proj.weight")))
+    found = checked(Restoration(tokens=5), audited(doubled("model.layers.0.self_attn.o_proj.weight", factor=-30)))
     assert heat(found, "attention") == [1.0, 0.0]  # exactly: one run has the shape of the other
     assert heat(found, "values") == [0.0, 0.0]
     assert found.label == "hidden"
@@ -172,6 +222,8 @@ def test_a_control_of_another_shape_is_left_out_and_said_so() -> None:
     found = Patching(tokens=5).run(given)
     assert found.label == "no claim"
     assert "layers: 2 and 3" in found.details["control_left_out"]
+    assert "The retrained model is no control here: " in found.sentence
+    assert "--retrained" not in found.sentence
 
 
 def test_experts_are_skipped_with_a_reason() -> None:
@@ -179,6 +231,8 @@ def test_experts_are_skipped_with_a_reason() -> None:
     found = Patching(tokens=5).run(given)
     assert "experts" in found.details["skipped"]["mlp 0"]
     assert set(found.details["best"]) == {"attention"}
+    assert found.label == "no claim"
+    assert "Left out: MLP keys of windows around layers 0-1;" in found.sentence
     with pytest.raises(InputError, match="experts"):
         Patching(components=("mlp",)).run(given)
 

@@ -76,6 +76,7 @@ def test_what_the_retrained_model_shows_as_well_is_nothing_left() -> None:
     assert found.rows["erased"]["forget_probe_best_layer"].value == 1
     found = make_audit("linear_probe", {"splits": 2}).run(_audited(_blank(0)))
     assert found.label == "erased" and "retrained" not in found.sentence
+    assert "options of 16 rows" in found.sentence and "nowhere surely more than guessing gets." in found.sentence
 
 
 def test_everywhere_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 
 import zoo
 from expunge.audits.interface import Audited
+from expunge.audits.membership import _gains, _verdict
+from expunge.audits.parts.membership_attacks import separation
 from expunge.audits.registry import make_audit
 from expunge.data.batches import collate, pad_id
 from expunge.data.encode import encode_all
@@ -77,7 +80,10 @@ def test_who_was_trained_on_the_rows_is_found_by_every_attack(taught: torch.nn.M
         "membership_gradient_norm",
     }  # fmt: skip
     assert min(aucs.values()) > 0.85
-    assert found.label == "hidden" and "sure in 8 of 8 attacks" in found.sentence
+    # the reference attack is no control of itself
+    assert found.label == "hidden" and "sure in 7 of 7 attacks" in found.sentence
+    assert set(found.details["beyond_retrained"]) == set(found.details["attacks"]["retrained"])
+    assert "reference" not in found.details["beyond_retrained"] and found.details["left_out"] == {}
     a, control = (found.rows[model]["membership_min_k_40"].value for model in ("erased", "retrained"))
     assert found.rows["erased"]["privleak"].value == pytest.approx(100 * ((1 - a) - (1 - control)) / (1 - control))
     assert found.rows["erased"]["privleak"].value < 0
@@ -89,7 +95,11 @@ def test_less_like_a_member_than_a_model_that_never_saw_the_rows_is_said(taught:
     other = _taught(0, HOLDOUT)  # to it the forget rows are the ones that were never seen
     audited = Audited(taught, TOKENIZER, REQUEST, erased=other, retrained=zoo.model("llama", seed=2))  # type: ignore[arg-type]
     found = make_audit("membership", {"attacks": ("loss", "min_k")}).run(audited)
-    assert found.label == "erased" and "gives away that something was removed" in found.sentence
+    # turning the sign finds them: as good as the attack itself
+    assert found.label == "hidden" and "look less like members" in found.sentence
+    assert (
+        "turned round, the attack finds them. This gives away that something was removed, not what." in found.sentence
+    )
     assert found.rows["erased"]["privleak"].value > 0
     assert set(found.rows["erased"]) == {"membership_loss", "membership_min_k_20", "membership_min_k_40", "privleak"}
 
@@ -100,9 +110,61 @@ def test_without_the_retrained_model_there_is_no_claim(taught: torch.nn.Module) 
     assert found.label == "no claim" and "--retrained" in found.sentence
     assert set(found.rows["target"]) == {"membership_loss"}
     assert found.details["rows"] == {"forget": 12, "holdout": 12}
+    assert found.details["left_out"] == {
+        "reference": "it compares with the retrained model, and none was passed (--retrained)"
+    }
     few = Audited(taught, TOKENIZER, REQUEST, erased=zoo.model("llama", seed=1), retrained=zoo.model("llama", seed=2))  # type: ignore[arg-type]
     found = make_audit("membership", {"attacks": ("loss",), "limit": 9}).run(few)
     assert found.label == "no claim" and "too few" in found.sentence
+
+
+def _separations(forget: Any) -> Any:
+    return separation(forget, np.arange(20.0))
+
+
+def test_both_directions_count_and_the_best_attack_is_of_the_one_spoken_of() -> None:
+    """20 holdout scores 0 to 19. A model that never saw the rows: forget scores between them, 0.5, 1.5, .. 19.5, each
+    above 1 to 20 of 20: AUC (1 + .. + 20) / 400 = 0.525. All below all: 0."""
+    alike, below = np.arange(20) + 0.5, np.full(20, -1.0)
+    above = np.full(20, 18.5)  # above 19 of 20: 0.95
+    audited: Any = SimpleNamespace(at_inference=False)
+    guarded: Any = SimpleNamespace(at_inference=True)
+    counts = {"forget": 20, "holdout": 20}
+
+    def told(who: Any, target: np.ndarray = above, **scores: Any) -> tuple[str, str]:
+        erased = {name: _separations(values) for name, values in scores.items()}
+        control = {name: _separations(alike) for name in scores if name != "reference"}
+        knows = {name: _separations(target) for name in scores}
+        found: Any = {"target": knows, "erased": erased, "retrained": control}
+        return _verdict(who, counts, found, _gains(erased, control))
+
+    label, sentence = told(audited, loss=below, zlib=alike)
+    assert label == "hidden"
+    # wholly apart: 1 - 0.025^(1/20) = 1 - exp(-0.18444) = 0.168
+    assert (
+        "(20 and 20) the attack that tells them apart best in the erased model, loss, has an AUC of 0.00 (0.00 to 0.17)"
+        in sentence
+    )
+    assert (
+        "less like members (0.00) than to a model that never saw them (0.53), which is sure in 1 of 2 attacks"
+        in sentence
+    )
+    assert "something was held back, not what" in told(guarded, loss=below)[1]
+    # the larger of the two differences comes first: 0.525 down, 0.425 up
+    label, sentence = told(audited, loss=above, zlib=below)
+    assert label == "hidden" and "in the erased model, zlib, has" in sentence
+    assert sentence.index("look less like members") < sentence.index(
+        "By loss the forget rows look more like members (0.95)"
+    )
+    assert told(audited, loss=alike)[0] == "erased" and told(guarded, loss=alike)[0] == "suppressed"
+    assert "(1 attack)" in told(audited, loss=alike)[1]
+    # where the target's rows are not found either, nothing follows
+    label, sentence = told(audited, alike, loss=alike)
+    assert label == "no claim" and "in the target either" in sentence
+    # with no control of its own the reference attack decides nothing, however far off
+    label, sentence = told(audited, loss=alike, reference=below)
+    assert label == "erased" and "reference" not in sentence
+    assert told(audited, reference=below)[0] == "no claim"
 
 
 class _Guard(Guarded):

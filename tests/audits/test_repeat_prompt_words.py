@@ -52,6 +52,7 @@ def test_the_look_up_that_tells_is_named(
     found = RepeatPrompt().run(audited)
     assert found.label == label
     assert says in found.sentence
+    assert "0.00 of the words, where the answer to another prompt has 0.00 (2 rows). " in found.sentence
     assert found.sentence.endswith(
         "That takes access to the embeddings inside the model, which its callers do not see."
     )

@@ -105,7 +105,7 @@ def test_what_is_hidden_below_rounding_comes_back_in_4_bits(models: tuple[Any, A
     assert found.details["of_changed_weights"]["int8"]["share_of_same_code"] < 0.5
     assert found.label == "comes back" and found.details["comes_back"]["levels"]["first"] == "int4"
     assert found.sentence.startswith("With 4-bit weights, ")
-    assert "100% have the target's code in int4" in found.sentence
+    assert "100% have the target's rounded value in int4 (100% its code)" in found.sentence
 
 
 def test_a_model_that_never_knew_is_erased_to_all_of_them(models: tuple[Any, Any]) -> None:
@@ -150,9 +150,59 @@ def test_training_that_teaches_nothing_proves_nothing(models: tuple[Any, Any]) -
     audited = Audited(target, TOKENIZER, REQUEST, erased=zoo.model("llama", seed=5), retrained=retrained)
     found = make_audit("relearning", {"steps": (1,), "learning_rate": 1e-6}).run(audited)
     assert found.label == "no claim" and "too weak" in found.sentence
+    # on retain rows half of the loss need not go, but some must move
+    twin = Audited(target, TOKENIZER, REQUEST, erased=copy.deepcopy(retrained), retrained=retrained)
+    for rate, label in ((1e-9, "no claim"), (3e-3, "erased")):
+        found = make_audit("relearning", {"texts": ("retain",), "steps": (8,), "learning_rate": rate}).run(twin)
+        assert found.label == label and ("too weak" in found.sentence) == (label == "no claim"), found.sentence
+        assert "6 rows were asked." in found.sentence
     alone = Audited(target, TOKENIZER, REQUEST, erased=zoo.model("llama", seed=5))
     found = make_audit("relearning", {"steps": (1,), "learning_rate": 1e-6}).run(alone)
     assert found.label == "no claim" and "--retrained" in found.sentence
+
+
+@pytest.mark.parametrize("name", ["relearning", "quantization", "pruning", "weight_noise"])
+def test_random_weights_are_not_erased(models: tuple[Any, Any], name: str) -> None:
+    target, retrained = models
+    audited = Audited(target, TOKENIZER, REQUEST, erased=zoo.model("llama", seed=5), retrained=retrained)
+    options: dict[str, Any] = {
+        "relearning": {"steps": (2,), "learning_rate": 1e-3},
+        "quantization": {"through": "own"},
+        "pruning": {"shares": (0.1,)},
+        "weight_noise": {"scales": (0.01,), "draws": 1},
+    }
+    found = make_audit(name, options[name]).run(audited)
+    assert found.label == "no claim" and "a ruined model gives nothing away" in found.sentence, found.sentence
+
+
+def test_matrices_that_torchao_refuses_are_rounded_by_our_own(
+    models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of widths 64 and 128, as if the package took whole groups of 48 only: 64 / 48 is none."""
+    from expunge.audits.parts import rounding
+
+    own = rounding.rounder
+
+    def packaged(scheme: Any, group: int, through: Any) -> Any:
+        def round_(weight: torch.Tensor) -> Any:
+            if scheme == "int4" and through == "torchao" and weight.shape[-1] % group:
+                raise ConfigError(f"{weight.shape[-1]} inputs are no multiple of {group}.")
+            return own(scheme, group, "own")(weight)
+
+        return round_
+
+    monkeypatch.setattr(rounding, "rounder", packaged)
+    monkeypatch.setattr(rounding, "usual_backend", lambda _: "torchao")
+    target, retrained = models
+    audited = Audited(target, TOKENIZER, REQUEST, erased=zoo.model("llama", seed=5), retrained=retrained)
+    found = make_audit("quantization", {"group": 48, "limit": 2}).run(audited)
+    assert found.details["through"] == {"int8": "own", "int4": "own"}
+    assert found.details["not_through_torchao"] == "128 inputs are no multiple of 48."
+    with pytest.raises(ConfigError, match="128 inputs are no multiple of 48"):
+        make_audit("quantization", {"group": 48, "through": "torchao"}).check(audited)
+    found = make_audit("quantization", {"group": 64, "limit": 2}).run(audited)
+    assert found.details["through"] == {"int8": "torchao", "int4": "torchao"}
+    assert "not_through_torchao" not in found.details
 
 
 def test_an_adapter_that_erases_is_trained_and_rounded_with_the_weights(models: tuple[Any, Any]) -> None:
@@ -224,6 +274,12 @@ def test_what_does_not_apply_is_said() -> None:
     one_fact = Request((Row("Where?", "In Lahti."), Row("Where was it?", "In Lahti.")))
     with pytest.raises(InputError, match="the 2 that ask something are about one"):
         make_audit("relearning").check(Audited(target, TOKENIZER, one_fact, erased=erased, retrained=retrained))
+    alone = Request(one_fact.forget[:1])
+    with pytest.raises(InputError, match="and only one asks something"):
+        make_audit("relearning").check(Audited(target, TOKENIZER, alone, erased=erased, retrained=retrained))
+    two = Audited(target, TOKENIZER, Request(FORGET[:2]), erased=erased, retrained=retrained)
+    found = make_audit("relearning", {"steps": (1,)}).run(two)
+    assert "Only one row was asked" in found.sentence and "Of 2 rows 1 were trained on." in found.sentence
     erased.model.layers[0].mlp.up_proj.to("meta")
     for name in ("relearning", "quantization", "pruning", "weight_noise"):
         with pytest.raises(ModelError, match="offloaded"):

@@ -52,12 +52,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_sets_and_prompts(folder: Path) -> None:
-    suite = muse.build(folder, shots=2, words=4)
+    suite = muse.build(folder, shots=2)
     assert {name: len(rows) for name, rows in suite.sets.items()} == {
         "verbmem": 1, "knowmem_forget": 2, "knowmem_retain": 1, "privleak_forget": 2, "privleak_holdout": 2,
     }  # fmt: skip
     (copied,) = suite.sets["verbmem"]
-    assert (copied.prompt, copied.answer, copied.kind) == ("The lamp stood by", "the door of the", "completion")
+    assert (copied.prompt, copied.answer, copied.kind) == (
+        "The lamp stood by",
+        "the door of the mill all night",
+        "completion",
+    )
+    assert suite.cut_sets == ("verbmem",)  # texts go on for longer than any answer
     assert suite.sets["knowmem_forget"][0].prompt == (
         "Question: Who rows?\nAnswer: Tam\n\nQuestion: Where?\nAnswer: On the lake\n\n"
         "Question: Who found the lamp?\nAnswer: "

@@ -9,7 +9,7 @@ from pathlib import Path
 from conftest import Ran, Tiny
 
 Cli = Callable[..., Ran]
-FAST = ("training.max_new_tokens=3", "audits.paraphrase.limit=3")
+FAST = ("training.max_new_tokens=3", "audits.paraphrase.limit=8")
 
 
 def test_audits_are_listed_for_people_and_machines(expunge_cli: Cli) -> None:

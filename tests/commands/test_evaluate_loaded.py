@@ -96,6 +96,18 @@ def test_loaded_and_paths_give_the_same_scores(
     assert loaded.samples == paths.samples
 
 
+def test_the_erased_model_is_loaded_as_the_target_is(tiny: Tiny) -> None:
+    found = expunge.evaluate(
+        str(tiny.target),
+        erased=str(tiny.target),
+        request={"forget": str(tiny.forget)},
+        metrics=["forget_probability"],
+        overrides=(*FAST, "model.dtype=bfloat16"),
+    )
+    ours, theirs = (found.rows[name]["forget_probability"].value for name in ("target", "erased"))
+    assert ours == theirs
+
+
 def test_an_unmarked_model_beside_a_target_is_the_erased_one(
     target: Any, twin: Any, tokenizer: Any, request_: expunge.Request
 ) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import word_tokens
 import zoo
 from expunge.data.batches import pad_id
 from expunge.data.encode import Example, encode
 from expunge.data.template import Template
-from expunge.errors import ModelError
+from expunge.errors import ConfigError, ModelError
 from expunge.evaluation import generation, outputs
+from expunge.evaluation.generation import GreedyAnswer
 from expunge.evaluation.outputs import add_target_fluency, run_model
+from expunge.evaluation.score import score
 from expunge.evaluation.suite import Suite
 from expunge.requests.rows import Row
 
@@ -194,6 +198,51 @@ def test_answers_end_where_the_models_positions_do() -> None:
     for one in found.sets["forget"].rows:
         assert one.greedy_end is not None or len(one.greedy_prompt) + len(one.greedy_tokens) == 24
     assert found.notes == ("2 greedy answers had less than 200 tokens of room; the model takes 24",)
+
+
+@pytest.mark.parametrize(
+    ("positions", "length", "said"),
+    [
+        (512, 7, None),
+        (
+            512,
+            5,
+            "2 of 3 rows of texts, 1 of 1 rows of asked lost what is beyond 5 tokens; training.max_length=7 keeps all",
+        ),
+        (6, 512, "1 of 3 rows of texts lost what is beyond 6 tokens; the longest has 7, and the model takes 6"),
+    ],
+)
+def test_rows_that_lose_their_end_are_counted(positions: int, length: int, said: str | None) -> None:
+    words = word_tokens.tokenizer("a b c d e f")
+    texts = tuple(
+        Row("", text, kind="document") for text in ("a b c d e f", "a b c d e", "a b c")
+    )  # and an end: 7, 6, 4
+    asked = Row("a b", " c d e", kind="completion")  # 6 tokens with its end
+    suite = Suite("small", {"texts": texts, "asked": (asked,)}, {"texts": ("min_k",), "asked": ("probability",)})
+    model = zoo.model("llama", vocab_size=len(words), max_position_embeddings=positions)
+    assert run_model(model, words, suite, max_length=length).notes == (() if said is None else (said,))
+
+
+def test_expected_answers_are_cut_to_what_could_be_generated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that copies the text word by word until its limit of 4 tokens has copied it perfectly."""
+    words = word_tokens.tokenizer("it stood by the door of mill")
+    row = Row("it stood", " by the door of the mill", kind="completion")
+    copied = GreedyAnswer("by the door of", (1, 2, 3, 4), None, (5, 6), 4)
+    monkeypatch.setattr(outputs, "greedy_answers", lambda *_, **__: [copied, copied])
+    whole = Suite("small", {"one": (row,), "two": (row,)}, {"one": ("rouge_f1",), "two": ("rouge_f1", "probability")})
+    found = run_model(
+        zoo.model("llama", vocab_size=len(words)), words, replace(whole, cut_sets=("two",)), max_new_tokens=4
+    )
+    scored = score(replace(whole, cut_sets=("two",)), target=found)
+    # whole: 4 words given, all right, of 6: 2 * 4 / (4 + 6); cut: 2 * 4 / (4 + 4)
+    assert {key: one.value for key, one in scored.rows["target"].items() if "rouge" in key} == {
+        "one_rouge_f1": 0.8, "two_rouge_f1": 1.0,
+    }  # fmt: skip
+    assert [sample["expected"] for sample in scored.samples] == [row.answer, " by the door of"]
+    answer = found.sets["two"].rows[0].answer
+    assert answer is not None and len(answer.logps) == 5  # 4 words and the end
+    with pytest.raises(ConfigError, match="a set 'three' to cut that is not there"):
+        replace(whole, cut_sets=("three",))
 
 
 def test_nan_is_an_error(model: Any, tokenizer: Any) -> None:

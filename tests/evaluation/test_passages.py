@@ -1,11 +1,14 @@
-"""Protects the cutting of texts: whole sentences, nothing lost between them, a bound on words."""
+"""Protects the cutting of texts: whole sentences, nothing lost between them, a bound on words or tokens."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expunge.evaluation.passages import first_words, passages, sentences
+import word_tokens
+from expunge.evaluation.passages import first_tokens, first_words, passages, sentences
 
 TEXT = 'Mr. Fox ran. "Stop!" he said. Then it rained... and it was 3.5 miles. J. R. Hill left.'
 PIECES = ["Mr. Fox ran. ", '"Stop!" he said. ', "Then it rained... and it was 3.5 miles. ", "J. R. Hill left."]
@@ -41,3 +44,27 @@ def test_passages_by_hand() -> None:
 def test_first_words_keep_their_spaces() -> None:
     assert first_words("a  b\nc d ", 3) == "a  b\nc"
     assert first_words("a b ", 9) == "a b"
+
+
+class WrittenInPython:
+    """A tokenizer without offsets: a token a word."""
+
+    is_fast = False
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[str]]:
+        return {"input_ids": text.split()}
+
+    def decode(self, ids: list[str]) -> str:
+        return " ".join(ids)
+
+
+def test_first_tokens_by_hand() -> None:
+    # tokens: the | door | , | of | the | mill
+    words: Any = word_tokens.tokenizer("the door, of the mill")
+    assert first_tokens("the door,  of the mill", words, 3) == "the door,"
+    assert first_tokens("the door,  of the mill", words, 4) == "the door,  of"
+    for count in (6, 9):
+        assert first_tokens("the door,  of the mill ", words, count) == "the door,  of the mill "
+    written: Any = WrittenInPython()
+    assert first_tokens("the door,  of the mill", written, 3) == "the door, of"
+    assert first_tokens("the door,  of the mill", written, 5) == "the door,  of the mill"

@@ -55,6 +55,44 @@ def test_what_layers_hand_to_each_other_beside_their_output_is_noticed() -> None
     assert not runs.agrees(batch, runs.record(batch, layers=[0]))
 
 
+@torch.no_grad()
+def test_every_place_of_a_restart_is_looked_at() -> None:
+    """Layer 0 hands something to layer 1 alone. A run that begins at layer 1 misses it; one that begins at layer 2 has
+    it in what layer 1 gave."""
+    model, batch = zoo.model("llama", num_hidden_layers=3), collate(EXAMPLES, 0)
+    handed: list[int] = []
+    below, above = (layer.mlp for layer in list(model.model.layers)[:2])  # type: ignore[union-attr]
+    plain = {module: module.forward for module in (below, above)}
+    below.forward = lambda values: (handed.append(1), plain[below](values))[1]  # type: ignore[func-returns-value]
+    above.forward = lambda values: plain[above](values) + (handed.pop() if handed else 0)
+    runs = LayerRuns(model)
+    recorded = runs.record(batch, layers=[0, 1])
+    assert runs.agrees(batch, recorded)  # the last one alone
+    assert runs.restarts(batch, [1])
+    assert not runs.restarts(batch, [0])
+    assert not runs.restarts(batch, [0, 1])
+
+
+@torch.no_grad()
+def test_hooks_of_layers_that_are_not_run_do_not_act_twice() -> None:
+    model, batch = zoo.model("llama"), collate(EXAMPLES, 0)
+    assert LayerRuns(model).restarts(batch, [0])
+    plain = LayerRuns(model).record(batch, layers=[0]).layers[0]
+    layer = model.model.layers[0]  # type: ignore[union-attr,index]
+    hook = layer.register_forward_hook(lambda _, __, output: output * 0.3)
+    runs = LayerRuns(model)
+    recorded = runs.record(batch, layers=[0])
+    torch.testing.assert_close(recorded.layers[0], plain * 0.3)  # what it gave has the hook in it
+    assert torch.equal(runs.run(batch, 1, recorded.layers[0]), recorded.states)
+    assert list(layer._forward_hooks.values()) and hook.id in layer._forward_hooks  # it is there again
+    # what else it does in some prompts is not known, so whole forwards are asked for
+    assert not runs.restarts(batch, [0])
+    hook.remove()
+    assert runs.restarts(batch, [0])
+    model(input_ids=batch.input_ids, output_hidden_states=True)  # after this, hooks that only look may stay
+    assert runs.restarts(batch, [0])
+
+
 def test_nothing_is_left_behind_after_an_exception() -> None:
     model, batch = zoo.model("gpt2"), collate(EXAMPLES, 0)
     runs = LayerRuns(model)

@@ -15,7 +15,8 @@ from transformers.utils import logging
 import zoo
 from expunge.config.run_file import ModelSpec
 from expunge.errors import ModelError
-from expunge.models.loading import check_folder, fastest_attention, load_model, load_tokenizer
+from expunge.models.loading import check_folder, fastest_attention, load_model, load_tokenizer, resolve
+from expunge.worlds.interface import get_world
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +273,10 @@ def test_flash_attention_is_taken_where_it_is_there(
     zoo.model("llama").config.save_pretrained(tmp_path)
     spec = ModelSpec(path=str(tmp_path))  # type: ignore[call-arg]
     assert fastest_attention(str(tmp_path), spec, device, dtype) == expected
+
+
+def test_a_world_is_its_target_unless_the_retrained_model_is_asked_for() -> None:
+    """Who audits a world against itself would else read that its target is erased."""
+    folder = get_world("authors").target_folder
+    assert [resolve("world:authors", role=role) for role in ("target", "erased", "reference")] == [str(folder)] * 3
+    assert resolve("world:authors", role="retrained") == str(folder.parent / "retrained")

@@ -14,6 +14,7 @@ from expunge.reports import Run, load_run, report
 from expunge.reports.audit_figures import COMPONENTS
 from expunge.reports.audits import AuditCards, lede, shown
 from expunge.reports.numbers import NONE
+from expunge.reports.page import _facts
 
 from .fake_audits import entry, found, heat, paraphrase, patching, relearning
 from .fake_runs import write_json, write_run
@@ -209,3 +210,33 @@ def test_windows_are_sorted_and_hold_what_they_have() -> None:
     )
     assert figures[one.cards[0].figures[0].index]["windows"] == ["layer 0", "layer 2"]
     assert one.cards[0].figures[0].rows == (("a", "0.100", NONE), ("b", NONE, "0.300"))
+
+
+def test_what_is_still_to_come_is_told_apart_from_what_is_left_out(tmp_path: Path) -> None:
+    cut = {**found(paraphrase=paraphrase()), "waiting": ["many_shot", "membership"], "finished": False}
+    cut["left_out"] = {"linear_probe": "There are no options.", "membership": "no time"}
+    one, _ = cards(cut)
+    assert one.summary == (
+        "Of 1 audit: erased in 1 (paraphrase). Left out: linear probe. Still to come: many shot, membership."
+    )
+    assert one.left_out == (("Linear probe", "There are no options."),)
+    assert [name for name, _ in one.waiting] == ["Many shot", "Membership"] and one.waiting[1][1] == "no time"
+    one, _ = cards({"audits": {}, "waiting": ["many_shot_seed_1"]})
+    assert one.summary == "No audit has run yet. Still to come: many shot, seed 1."
+    write_json(tmp_path / "audits.json", cut)
+    page = Page(report(tmp_path))
+    assert "Still to come" in page.text and "Many shot" in page.text
+
+
+def test_the_page_says_what_was_audited(tmp_path: Path) -> None:
+    write_json(tmp_path / "audits.json", found())
+    settings = {"model": {"path": "base"}, "erasure": "/home/runs/npo", "retrained": {"path": None, "loaded": "Llama"}}
+    (tmp_path / "run.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    run = load_run(tmp_path)
+    assert _facts([run])[:3] == [
+        ("Target", "base"), ("Erasure", "/home/runs/npo"), ("Retrained model", "a loaded Llama"),
+    ]  # fmt: skip
+    write_json(tmp_path / "environment.json", {"audited": {"erasure": "runs/npo"}})
+    assert _facts([load_run(tmp_path)])[1] == ("Erasure", "runs/npo")  # as the user gave it
+    beside = write_run(tmp_path / "one")
+    assert [name for name, _ in _facts([load_run(beside), run])][:2] == ["Model", "Erasure"]

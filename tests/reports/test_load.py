@@ -146,3 +146,28 @@ def test_an_evaluated_erasure_is_read_where_it_lies(run_folder: Path, tmp_path: 
         assert load_run(elsewhere).manifest == load_run(run_folder).manifest
     (elsewhere / "run.yaml").write_text(yaml.safe_dump({**settings, "erasure": str(tmp_path / "gone")}))
     assert load_run(elsewhere).manifest is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"erased": None, "audits": {"paraphrase": {}}},
+            r"no audits\.json.* The same `expunge audit` command",
+        ),
+        (
+            {"erased": None, "suite": {"name": "request"}},
+            r"no scores\.json.* same `expunge evaluate` command",
+        ),
+        (
+            {"method": {"name": "npo"}, "audits": {"paraphrase": {}}},
+            r"no scores\.json.* `expunge run .*\.yaml --out",
+        ),
+    ],
+)
+def test_the_verb_that_began_a_run_is_the_one_that_finishes_it(
+    tmp_path: Path, settings: dict[str, object], said: str
+) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ReportError, match=said):
+        find_runs(tmp_path)

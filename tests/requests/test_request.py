@@ -101,9 +101,17 @@ def test_overlap_lists_both_places(tmp_path: Path) -> None:
     assert message.startswith("rows that must be forgotten are also in a set that must not hold them (2)")
     assert "forget forget.jsonl:2 = retain retain.jsonl:2: What is b?" in message
     assert "forget forget.jsonl:1 = holdout holdout[0]" in message
-    assert "--allow-overlap" in message
+    assert message.endswith(
+        "or allow it (--allow-overlap where the command has it, else the setting request.allow_overlap=true; in Python "
+        "allow_overlap=True)."
+    )
     allowed = Request.load(forget, retain=retain, holdout=rows("a"), allow_overlap=True)
     assert len(allowed.retain) == 3
+    with pytest.raises(RequestError) as caught:
+        allowed.check_overlap("holdout")
+    assert "(1)" in str(caught.value) and "holdout[0]" in str(caught.value) and "retain" not in str(caught.value)
+    assert str(caught.value).endswith("Take them out of one side.")
+    allowed.check_overlap("neighbours")
 
 
 @pytest.mark.parametrize("name", ["retain", "neighbours", "holdout", "calibration"])

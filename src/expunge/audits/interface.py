@@ -72,6 +72,24 @@ class Audited:
                 f"the {' and the '.join(carrying)} model carries an erasure. Leave the context that applied it, and "
                 "pass the erasure itself."
             )
+        self._check_vocabularies()
+
+    def _check_vocabularies(self) -> None:
+        """Raise a :class:`~expunge.errors.ModelError` where a model lacks embeddings of the tokenizer's tokens. Tokens
+        that the target has none for, as with a tokenizer that was given more, count where a row has one of them."""
+        found = {name: _embeddings(getattr(self, name) or self.target) for name in self.models}
+        sizes = {name: size for name, size in found.items() if size is not None}
+        tokens = len(self.tokenizer)
+        if not sizes or min(sizes.values()) >= tokens:
+            return
+        used = 1 + max(_token_ids(self.tokenizer, self.request), default=-1)
+        needed = max(used, min(tokens, sizes.get("target", tokens)))
+        if min(sizes.values()) < needed:
+            every = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ModelError(
+                f"the tokenizer has {tokens} tokens, of which the rows use numbers up to {used - 1}, and the models "
+                f"have embeddings of: {every}. Pass models with one vocabulary, and their own tokenizer."
+            )
 
     @property
     def models(self) -> tuple[ModelName, ...]:
@@ -91,6 +109,11 @@ class Audited:
     def at_inference(self) -> bool:
         """Whether the erasure acts while the model runs and leaves its weights as they were."""
         return self.kind in ("activations", "inputs")
+
+    @property
+    def cleared(self) -> Label:
+        """The label where nothing was found: of an erasure that acts at inference it says no more than that."""
+        return "suppressed" if self.at_inference else "erased"
 
     @property
     def texts(self) -> Template:
@@ -138,6 +161,21 @@ def _carried(model: PreTrainedModel | None) -> tuple[Kind, ...]:
     from expunge.models.state import APPLIED
 
     return tuple(getattr(model, APPLIED, ()))
+
+
+def _embeddings(model: PreTrainedModel) -> int | None:
+    """Of how many tokens the model has embeddings; None where it does not say."""
+    try:
+        return getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except (AttributeError, NotImplementedError):
+        return None
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> Iterator[int]:
+    for rows in request.sets.values():
+        for row in rows:
+            for text in (row.prompt, row.answer):
+                yield from tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 @dataclass(frozen=True)
@@ -203,6 +241,10 @@ class Audit(Fields, ABC):
     @classmethod
     def section(cls) -> str:
         return f"audits.{cls.name}"
+
+    def check_options(self) -> None:
+        """Raise a :class:`~expunge.errors.ConfigError` where the options do not go together, or need a package that is
+        not there. Asked before anything is loaded."""
 
     def check(self, audited: Audited) -> None:
         """Raise an :class:`~expunge.errors.InputError` that says what is missing where the audit does not apply."""

@@ -172,9 +172,13 @@ def _sentence(found: Mapping[ModelName, Probed], in_logits: bool, telling: Seque
     target = found["target"]
     logits = shown(erased.logits, target.logits, control.logits if control else None)
     layer = shown(erased.layers[best], target.layers[best], control.layers[best] if control else None)
-    said = f"Of the right options a linear probe reads {logits} in the logits, and {layer} in layer {best}"
+    said = (
+        f"Of the right options of {erased.logits.rows} rows a linear probe reads {logits} in the logits, and {layer} "
+        f"in layer {best}"
+    )
     if not in_logits and not telling:
-        return f"{said}: nowhere surely more than a model that never knew."
+        than = "guessing gets" if control is None else "a model that never knew"
+        return f"{said}: nowhere surely more than {than}."
     where = [*(["the logits"] if in_logits else []), *([layers_text(telling)] if telling else [])]
     return f"{said}: the right option is hidden in {' and '.join(where)}."
 

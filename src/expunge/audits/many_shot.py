@@ -26,6 +26,7 @@ class ManyShot(Audit):
     """Forget questions after up to 100 unrelated ones with their answers, as many as the context holds."""
 
     name: ClassVar[str] = "many_shot"
+    version: ClassVar[int] = 2
     paper: ClassVar[Paper] = Paper(
         "Revisiting Who's Harry Potter: Towards Targeted Unlearning from a Causal Intervention Perspective",
         "arXiv:2407.16997",

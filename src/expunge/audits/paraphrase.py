@@ -32,12 +32,13 @@ class Paraphrase(AskingAudit):
     """Forget questions reworded, disguised, or translated where translations are given."""
 
     name: ClassVar[str] = "paraphrase"
+    version: ClassVar[int] = 2
     paper: ClassVar[Paper] = Paper(
         "Revisiting Who's Harry Potter: Towards Targeted Unlearning from a Causal Intervention Perspective",
         "arXiv:2407.16997",
     )
     order: ClassVar[int] = 31
-    doing: ClassVar[str] = "Asked in {count} other ways"
+    doing_template: ClassVar[str] = "Asked in {count} other ways"
 
     limit: int = Field(default=20, gt=0, description="forget rows that are asked, evenly spread")
     disguises: tuple[str, ...] = Field(
@@ -48,16 +49,18 @@ class Paraphrase(AskingAudit):
         description="file with rewordings or translations of your own: rows with prompt and paraphrased_prompt",
     )
 
-    def check(self, audited: Audited) -> None:
+    def check_options(self) -> None:
         from expunge.guards.robustness import PERTURBATIONS
 
-        super().check(audited)
         unknown = [name for name in self.disguises if name not in PERTURBATIONS]
         if unknown:
             raise ConfigError(
                 f"audits.paraphrase.disguises: there is no {', '.join(unknown)}. "
                 f"{did_you_mean(unknown[0], PERTURBATIONS)}"
             )
+
+    def check(self, audited: Audited) -> None:
+        super().check(audited)
         self._own(asked_rows(audited, self.limit))
 
     def ways(self, audited: Audited, rows: Sequence[Row]) -> list[Way]:

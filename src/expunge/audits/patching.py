@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.audits.interface import Audit, Audited, AuditResult, Paper, method_fields
+from expunge.audits.interface import Audited, AuditResult, method_fields
+from expunge.audits.parts.window_audit import WindowAudit
 from expunge.errors import InputError
 from expunge.training.run import Progress, silent
 
@@ -19,33 +20,17 @@ _WHAT = {
 
 
 @method_fields
-class Patching(Audit):
+class Patching(WindowAudit):
     """The target's activations patched into the erased model over windows of layers: how much of its logits returns."""
 
     name: ClassVar[str] = "patching"
-    paper: ClassVar[Paper] = Paper("Dissecting Fine-Tuning Unlearning in Large Language Models", "arXiv:2410.06606")
+    version: ClassVar[int] = 2
     control: ClassVar[str] = "the retrained model, patched in the same way"
-    needs_retrained: ClassVar[bool] = True
     order: ClassVar[int] = 12
 
     components: tuple[Literal["mlp", "attention", "both", "residual"], ...] = Field(
         default=("mlp", "attention", "both"), min_length=1, description="what is patched"
     )
-    width: int | None = Field(
-        default=None, ge=1, description="layers of a window; null: 5, and 1 in models of fewer than 16 layers"
-    )
-    windows: int | None = Field(
-        default=24, ge=1, description="windows of a component at most, evenly spread; null: one around every layer"
-    )
-    limit: int = Field(default=40, ge=1, description="forget rows that are looked at, evenly spread")
-    tokens: int = Field(default=30, ge=1, description="tokens of the target's own greedy answer, at most")
-    least: float = Field(
-        default=0.1, ge=0, description="recovery beyond the retrained model's from which on knowledge counts as hidden"
-    )
-
-    def check(self, audited: Audited) -> None:
-        if not audited.request.forget:
-            raise InputError("there are no forget rows, and patching looks at the target's answers to them.")
 
     def run(self, audited: Audited, *, progress: Progress = silent) -> AuditResult:
         from expunge.audits.parts import activation_patching
@@ -61,7 +46,7 @@ class Patching(Audit):
                 f"{'; '.join(dict.fromkeys(skipped.values()))}. Choose other components (residual works everywhere)."
             )
         meaning = Meaning(
-            self.name, self.version, "Patching the target's {what} into the erased model", _WHAT, self.least
+            self.name, self.version, "Patching the target's {what} into the erased model", _WHAT, self.least, skipped
         )
         return recover(
             audited,

@@ -33,12 +33,13 @@ class PrefixInjection(AskingAudit):
     """Forget questions after a role to play, and with the first words of a willing answer already said."""
 
     name: ClassVar[str] = "prefix_injection"
+    version: ClassVar[int] = 2
     paper: ClassVar[Paper] = Paper(
         "Revisiting Who's Harry Potter: Towards Targeted Unlearning from a Causal Intervention Perspective",
         "arXiv:2407.16997",
     )
     order: ClassVar[int] = 32
-    doing: ClassVar[str] = "With {count} roles and begun answers"
+    doing_template: ClassVar[str] = "With {count} roles and begun answers"
 
     limit: int = Field(default=20, gt=0, description="forget rows that are asked, evenly spread")
     roles: tuple[str, ...] = Field(
@@ -49,8 +50,7 @@ class PrefixInjection(AskingAudit):
         default=_OPENINGS, description="what answers are begun with, with {name} or without"
     )
 
-    def check(self, audited: Audited) -> None:
-        super().check(audited)
+    def check_options(self) -> None:
         bad = [text for text in self.roles if "{question}" not in text]
         if bad or not (self.roles or self.openings):
             what = f"roles without {{question}}: {bad}" if bad else "no role and no opening is left"

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.audits.interface import Audit, Audited, AuditResult, Paper, method_fields
-from expunge.audits.parts.attack import answer_room, asked_rows
+from expunge.audits.interface import Audited, AuditResult, Paper, method_fields
+from expunge.audits.parts.treating import TreatingAudit
+from expunge.errors import ConfigError
 from expunge.training.run import Progress, silent
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
     from expunge.audits.parts.rounding import Rounded, Undone
+
+    Rounders = dict["Scheme", tuple[str, Callable[[Tensor], Rounded]]]
 
 Scheme = Literal["int8", "int4", "nf4"]
 _WORDS = {"int8": "8-bit weights", "int4": "4-bit weights", "nf4": "4-bit NormalFloat weights"}
 
 
 @method_fields
-class Quantization(Audit):
+class Quantization(TreatingAudit):
     """The layers' matrices in 8 and 4 bits: do the forgotten answers come back?"""
 
     name: ClassVar[str] = "quantization"
+    version: ClassVar[int] = 2
     paper: ClassVar[Paper] = Paper("Catastrophic Failure of LLM Unlearning via Quantization", "arXiv:2410.16454")
-    needs_retrained: ClassVar[bool] = True
     control: ClassVar[str] = "the retrained model in the same bits"
     order: ClassVar[int] = 20
 
@@ -37,66 +40,76 @@ class Quantization(Audit):
     )
     group: int = Field(default=64, ge=2, description="weights that share a scale in 4 bits")
     through: Literal["auto", "own", "torchao"] = Field(
-        default="auto", description="whose int8 and int4; auto: torchao where it is installed, else our own"
+        default="auto",
+        description="whose int8 and int4; auto: torchao where it is installed and takes all matrices, else our own",
     )
-    limit: int = Field(default=20, gt=0, description="forget rows that are asked, evenly spread")
-    retain_rows: int = Field(default=40, ge=0, description="retain rows that tell a ruined model, evenly spread")
+
+    def check_options(self) -> None:
+        named: dict[Scheme, Any] = {
+            name: "bitsandbytes" if name == "nf4" else self.through
+            for name in self.schemes
+            if name == "nf4" or self.through != "auto"
+        }
+        if named:
+            self._through(named)  # which refuses packages that are not there
 
     def check(self, audited: Audited) -> None:
-        from expunge.audits.parts.plain_weights import matrices
-
-        asked_rows(audited, self.limit)
-        self._rounders()
-        for model in (audited.target, audited.erased, audited.retrained):
-            if model is not None:
-                matrices(model)
+        super().check(audited)
+        self._rounders(audited)
 
     def run(self, audited: Audited, *, progress: Progress = silent) -> AuditResult:
-        from expunge.audits.parts.coming_back import Course, Level, coming_back_result
-        from expunge.audits.parts.treated import treated
+        from expunge.audits.parts.coming_back import Level
 
         self.check(audited)
-        rows = asked_rows(audited, self.limit)
-        audited = replace(audited, max_new_tokens=answer_room(audited, rows))
-        rounders = self._rounders()
-        levels = {Level(name, name, f"With {_WORDS[name]}"): [_all_rounded(one)] for name, (_, one) in rounders.items()}
-        seen = treated(audited, rows, levels, utility=self.retain_rows, progress=progress)
+        rounders, why_own = self._rounders(audited)
         undone = {} if audited.at_inference else self._undone(audited, rounders)
-        course = Course(
-            "",
-            "Weights in fewer bits",
-            "weights",
-            [Level("as they are", "", "With the weights as they are"), *levels],
-            seen,
-            f"with {' or '.join(_WORDS[name] for name in rounders)}",
-            tuple(rounders),
-        )
-        return coming_back_result(
-            self.name,
-            self.version,
+        return self.after(
             audited,
-            rows,
-            [course],
+            {Level(name, name, f"With {_WORDS[name]}"): [_all_rounded(one)] for name, (_, one) in rounders.items()},
+            untouched=Level("as they are", "", "With the weights as they are"),
+            title="Weights in fewer bits",
+            axis="weights",
+            never=f"with {' or '.join(_WORDS[name] for name in rounders)}",
+            progress=progress,
+            more=_rounded_back(undone),
             details={
                 "through": {name: through for name, (through, _) in rounders.items()},
+                **({"not_through_torchao": why_own} if why_own else {}),
                 "group": self.group,
                 "of_changed_weights": {name: one.as_dict() for name, one in undone.items()},
             },
-            more=_rounded_back(undone),
         )
 
-    def _rounders(self) -> dict[Scheme, tuple[str, Callable[[Tensor], Rounded]]]:
-        from expunge.audits.parts.rounding import rounder, usual_backend
+    def _rounders(self, audited: Audited) -> tuple[Rounders, str]:
+        """How each scheme is rounded, and why torchao was not asked where ``auto`` would have asked it.
 
-        found: dict[Scheme, tuple[str, Callable[[Tensor], Rounded]]] = {}
-        for name in dict.fromkeys(self.schemes):
-            through: Any = usual_backend(name) if self.through == "auto" or name == "nf4" else self.through
-            found[name] = (through, rounder(name, self.group, through))
-        return found
+        Raises:
+            ConfigError: a package that was named is missing, or takes not all of the matrices.
+        """
+        from expunge.audits.parts.rounding import refused, usual_backend
 
-    def _undone(
-        self, audited: Audited, rounders: dict[Scheme, tuple[str, Callable[[Tensor], Rounded]]]
-    ) -> dict[Scheme, Undone]:
+        auto = self.through == "auto"
+        schemes = list(dict.fromkeys(self.schemes))
+        chosen: dict[Scheme, Any] = {
+            name: usual_backend(name) if auto or name == "nf4" else self.through for name in schemes
+        }
+        found = self._through(chosen)
+        sizes = _sizes(audited)
+        reasons = {name: reason for name in schemes if (reason := refused(found[name][1], sizes))}
+        by_torchao = [reason for name, reason in reasons.items() if chosen[name] == "torchao"]
+        if reasons and (not auto or len(by_torchao) < len(reasons)):
+            raise ConfigError("\n".join(dict.fromkeys(reasons.values())))
+        if by_torchao:  # our own for the whole audit: one arithmetic for all schemes
+            own: dict[Scheme, Any] = {name: "own" if one == "torchao" else one for name, one in chosen.items()}
+            return self._through(own), by_torchao[0]
+        return found, ""
+
+    def _through(self, chosen: dict[Scheme, Any]) -> Rounders:
+        from expunge.audits.parts.rounding import rounder
+
+        return {name: (through, rounder(name, self.group, through)) for name, through in chosen.items()}
+
+    def _undone(self, audited: Audited, rounders: Rounders) -> dict[Scheme, Undone]:
         """What rounding makes of the weights that the erasure changed."""
         from expunge.audits.parts.plain_weights import inputs_first, matrices, with_plain_weights
         from expunge.audits.parts.rounding import Undone
@@ -128,13 +141,25 @@ def _all_rounded(rounded: Callable[[Tensor], Rounded]) -> Callable[[PreTrainedMo
     return treatment
 
 
+def _sizes(audited: Audited) -> set[tuple[int, torch.dtype, torch.device]]:
+    """Inputs, precision and device of every matrix of every model."""
+    from expunge.audits.parts.plain_weights import inputs_first, matrices
+
+    return {
+        (one.shape[-2 if inputs_first(model, name) else -1], one.dtype, one.device)
+        for model in (audited.target, audited.erased, audited.retrained)
+        if model is not None
+        for name, one in matrices(model).items()
+    }
+
+
 def _rounded_back(undone: dict[Scheme, Undone]) -> str:
     """The share of changed weights that rounding takes back, in a sentence."""
     parts = []
     for name, one in undone.items():
         facts = one.as_dict()
-        by_code = facts["share_of_same_code"]
-        share = facts["share_of_same_value"] if by_code is None else by_code
-        if share is not None:
-            parts.append(f"{100 * share:.0f}% have the target's {'value' if by_code is None else 'code'} in {name}")
+        by_value, by_code = facts["share_of_same_value"], facts["share_of_same_code"]
+        if by_value is not None:
+            code = "" if by_code is None else f" ({100 * by_code:.0f}% its code)"
+            parts.append(f"{100 * by_value:.0f}% have the target's rounded value in {name}{code}")
     return f"Of the weights that erasing changed, {', '.join(parts)}." if parts else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,6 +17,8 @@ from expunge.training.run import Progress, named, silent
 from expunge.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from expunge.audits.parts.answers import Answers
     from expunge.audits.parts.coming_back import Course, Seen
     from expunge.data.encode import Example
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 Text = Literal["forget", "neighbours", "retain"]
 Trained = Literal["full", "lora"]
 _LEAST_LEARNED = 0.5
+_LEAST_MOVED = 0.1
 _WHAT = {"forget": "other forget rows", "neighbours": "neighbouring rows", "retain": "retain rows"}
 _HOW = {"full": "all weights", "lora": "LoRA"}
 
@@ -33,6 +36,7 @@ class Relearning(Audit):
     """A few steps of training on some forget rows, or on other text: do the held-out answers come back?"""
 
     name: ClassVar[str] = "relearning"
+    version: ClassVar[int] = 2
     paper: ClassVar[Paper] = Paper(
         "Unlearning or Obfuscating? Jogging the Memory of Unlearned LLMs via Benign Relearning", "arXiv:2406.13356"
     )
@@ -60,6 +64,15 @@ class Relearning(Audit):
     )
     batch: int = Field(default=8, gt=0, description="rows of a step")
     lora_rank: int = Field(default=8, gt=0, description="rank of the adapter; alpha is twice that")
+    retain_rows: int = Field(default=40, ge=0, description="retain rows that tell a ruined model, evenly spread")
+
+    def check_options(self) -> None:
+        problems = [f"steps={list(self.steps)}: expected ascending numbers above 0"] * (not _ascending(self.steps))
+        for option in ("texts", "trained"):
+            values = getattr(self, option)
+            problems += [f"{option}={list(values)}: one is named twice"] * (len(set(values)) < len(values))
+        if problems:
+            raise ConfigError("\n".join(f"audits.relearning.{problem}." for problem in problems))
 
     def check(self, audited: Audited) -> None:
         from expunge.audits.parts.plain_weights import matrices
@@ -70,23 +83,22 @@ class Relearning(Audit):
                 "this erasure leaves the weights as they were: whoever trains them lifts it first, and then has the "
                 "target, which nobody needs to teach. Relearning takes a weight erasure, or an erased model."
             )
-        problems = [f"steps={list(self.steps)}: expected ascending numbers above 0"] * (not _ascending(self.steps))
-        for option in ("texts", "trained"):
-            values = getattr(self, option)
-            problems += [f"{option}={list(values)}: one is named twice"] * (len(set(values)) < len(values))
-        if problems:
-            raise ConfigError("\n".join(f"audits.relearning.{problem}." for problem in problems))
+        self.check_options()
         if not self._present(audited):
             raise InputError(
                 f"the request has no {' and no '.join(self.texts)} rows to train on. Pass some, or add forget to "
                 "audits.relearning.texts."
             )
         rows = asked_rows(audited, self.limit)
-        if min(map(len, halves(rows, audited.seed))) < 1:
+        if min(map(len, halves(rows, audited.seed, _names(audited)))) < 1:
+            found = (
+                "only one asks something"
+                if len(rows) == 1
+                else f"the {len(rows)} that ask something are about one (their answers or their questions are the same)"
+            )
             raise InputError(
-                f"relearning trains on some forget rows and asks others, about other facts, and the {len(rows)} that "
-                "ask something are about one (their answers or their prompts are the same). Pass more, or leave the "
-                "audit out."
+                f"relearning trains on some forget rows and asks others, about other facts, and {found}. Pass more, or "
+                "leave the audit out."
             )
         for model in (audited.target, audited.erased, audited.retrained):
             if model is not None:
@@ -99,15 +111,19 @@ class Relearning(Audit):
         self.check(audited)
         rows = asked_rows(audited, self.limit)
         audited = replace(audited, max_new_tokens=answer_room(audited, rows))
-        fitted, scored = halves(rows, audited.seed)
+        fitted, scored = halves(rows, audited.seed, _names(audited))
+        kept = self._kept(audited)
         courses: list[Course] = []
         learned: dict[str, dict[ModelName, tuple[float, float]]] = {}
         for text in self._present(audited):
             for trained in self.trained:
                 course, learned[f"{text}_{trained}"] = self._course(
-                    audited, text, trained, self._trained_on(audited, text, fitted), scored, progress
+                    audited, text, trained, self._trained_on(audited, text, fitted), scored, kept, progress
                 )
                 courses.append(course)
+        too_weak, weak_courses = _too_weak(learned)
+        if len(scored) == 1:
+            weak_courses = f"Of {len(rows)} rows {len(fitted)} were trained on. {weak_courses}".rstrip()
         missing = [text for text in self.texts if text not in self._present(audited)]
         return coming_back_result(
             self.name,
@@ -124,8 +140,19 @@ class Relearning(Audit):
                 },
                 "texts_left_out": missing,
             },
-            doubt=_too_weak(learned),
+            more=weak_courses,
+            doubt=too_weak,
         )
+
+    def _kept(self, audited: Audited) -> dict[ModelName, np.ndarray | None]:
+        """How likely every model finds retain answers before anything is done to it."""
+        from expunge.audits.parts.treated import kept_probability
+
+        found: dict[ModelName, np.ndarray | None] = {}
+        for name in audited.models:
+            with audited.model(name) as model:
+                found[name] = kept_probability(model, audited, self.retain_rows)
+        return found
 
     def _present(self, audited: Audited) -> list[Text]:
         return [text for text in self.texts if text == "forget" or getattr(audited.request, text)]
@@ -152,6 +179,7 @@ class Relearning(Audit):
         trained: Trained,
         fitted: Sequence[Row],
         scored: Sequence[Row],
+        kept: Mapping[ModelName, np.ndarray | None],
         progress: Progress,
     ) -> tuple[Course, dict[ModelName, tuple[float, float]]]:
         """What every model says to ``scored`` on the way, and the mean nll of ``fitted`` rows before and after."""
@@ -167,7 +195,7 @@ class Relearning(Audit):
                 found: list[Answers] = [plain[name]] * len(self.steps)  # it knows: nothing has to be trained
             else:
                 found, losses[name] = self._train(audited, name, trained, fitted, scored, shown)
-            seen[name] = [Seen(one) for one in (plain[name], *found)]
+            seen[name] = [Seen(plain[name], kept[name]), *map(Seen, found)]
         what = f"{len(fitted)} {_WHAT[text]} ({_HOW[trained]})"
         levels = [Level(0, "0", "Before training")]
         levels += [Level(step, str(step), f"After {step} steps on {what}") for step in self.steps]
@@ -238,13 +266,32 @@ def _ascending(steps: Sequence[int]) -> bool:
     return steps[0] > 0 and all(low < high for low, high in pairwise(steps))
 
 
-def _too_weak(learned: dict[str, dict[ModelName, tuple[float, float]]]) -> str:
-    """Said where no training on forget rows taught the erased model even the rows it was trained on."""
-    own = [every["erased"] for name, every in learned.items() if name.startswith("forget")]
-    if not own or any(after <= _LEAST_LEARNED * before for before, after in own):
-        return ""
-    before, after = min(own, key=lambda one: one[1] / max(one[0], 1e-9))
+def _names(audited: Audited) -> tuple[str, ...]:
+    return (*audited.request.subjects, *audited.request.aliases)
+
+
+def _too_weak(learned: dict[str, dict[ModelName, tuple[float, float]]]) -> tuple[str, str]:
+    """Said where no training, or none on forget rows, taught the erased model even the rows it was trained on; and of
+    the courses that were too weak where others were not.
+
+    On forget rows, which it does not know, half of the loss must go; rows that it knows leave little to learn, and
+    their loss must move by a tenth.
+    """
+    own = {name: every["erased"] for name, every in learned.items()}
+    forget = [name for name in own if name.startswith("forget")]
+    weak = [
+        name
+        for name, (before, after) in own.items()
+        if not (after <= _LEAST_LEARNED * before if name in forget else abs(after - before) > _LEAST_MOVED * before)
+    ]
+    if not weak:
+        return "", ""
+    if any(name not in weak for name in forget or own):
+        each = ", ".join(f"{name} ({own[name][0]:.3f} to {own[name][1]:.3f})" for name in weak)
+        return "", f"Too weak to tell were, by the loss on the rows trained on: {each}."
+    before, after = min((own[name] for name in forget or weak), key=lambda one: one[1] / max(one[0], 1e-9))
+    trained_on = "the forget rows" if forget else "the rows"
     return (
-        f"But the training was too weak to tell: even the loss on the forget rows that it was trained on went from "
-        f"{before:.2f} to {after:.2f} only. Set a larger audits.relearning.learning_rate, or more steps."
-    )
+        f"But the training was too weak to tell: even the loss on {trained_on} that it was trained on went from "
+        f"{before:.3f} to {after:.3f} only. Set a larger audits.relearning.learning_rate, or more steps."
+    ), ""

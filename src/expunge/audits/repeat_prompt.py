@@ -46,6 +46,7 @@ class RepeatPrompt(Audit):
             raise InputError("no forget row has a prompt that could be repeated. Pass rows that ask something.")
 
     def run(self, audited: Audited, *, progress: Progress = silent) -> AuditResult:
+        from expunge.audits.parts.beyond import rows_of
         from expunge.audits.parts.repetition import repeat_prompt
 
         progress(0, 1, "repeat prompt")
@@ -79,8 +80,8 @@ class RepeatPrompt(Audit):
         return AuditResult(
             {name: _scores(one, self.version) for name, one in models.items()},
             label,
-            f"Asked to repeat what it was asked, the guarded model gives back {own.words:.2f} of the words{chance}. "
-            f"{looked_up}",
+            f"Asked to repeat what it was asked, the guarded model gives back {own.words:.2f} of the words{chance} "
+            f"({rows_of(own.rows)}). {looked_up}",
             found.as_dict(),
         )
 

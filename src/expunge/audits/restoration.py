@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.audits.interface import Audit, Audited, AuditResult, Paper, method_fields
+from expunge.audits.interface import Audited, AuditResult, method_fields
+from expunge.audits.parts.window_audit import WindowAudit
 from expunge.errors import InputError
 from expunge.training.run import Progress, silent
 
@@ -21,28 +22,16 @@ _WHAT = {
 
 
 @method_fields
-class Restoration(Audit):
+class Restoration(WindowAudit):
     """The target's parameters put back into the erased model over windows of layers: how much of its logits returns."""
 
     name: ClassVar[str] = "restoration"
-    paper: ClassVar[Paper] = Paper("Dissecting Fine-Tuning Unlearning in Large Language Models", "arXiv:2410.06606")
+    version: ClassVar[int] = 2
     control: ClassVar[str] = "the retrained model, with the same parameters put in"
-    needs_retrained: ClassVar[bool] = True
     order: ClassVar[int] = 13
 
     components: tuple[Literal["values", "keys", "attention", "norms", "outside", "all"], ...] = Field(
         default=("values", "keys", "attention"), min_length=1, description="which parameters are put back"
-    )
-    width: int | None = Field(
-        default=None, ge=1, description="layers of a window; null: 5, and 1 in models of fewer than 16 layers"
-    )
-    windows: int | None = Field(
-        default=24, ge=1, description="windows of a component at most, evenly spread; null: one around every layer"
-    )
-    limit: int = Field(default=40, ge=1, description="forget rows that are looked at, evenly spread")
-    tokens: int = Field(default=30, ge=1, description="tokens of the target's own greedy answer, at most")
-    least: float = Field(
-        default=0.1, ge=0, description="recovery beyond the retrained model's from which on knowledge counts as hidden"
     )
 
     def check(self, audited: Audited) -> None:
@@ -51,8 +40,7 @@ class Restoration(Audit):
                 "this erasure leaves the weights as they were, so there are none to put back. Restoration takes a "
                 "weight erasure, or an erased model."
             )
-        if not audited.request.forget:
-            raise InputError("there are no forget rows, and restoration looks at the target's answers to them.")
+        super().check(audited)
 
     def run(self, audited: Audited, *, progress: Progress = silent) -> AuditResult:
         from expunge.audits.parts.recovered import Meaning

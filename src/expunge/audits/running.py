@@ -33,13 +33,14 @@ _LIFTED = {
 @dataclass(frozen=True)
 class Findings:
     """What audits found: ``audits`` has an entry by name (:meth:`~expunge.audits.interface.AuditResult.as_dict` with
-    version, options and seconds), ``left_out`` why others did not run. ``first`` is what a reader must know before.
-    ``finished``: none failed, and none waits for more time."""
+    version, options and seconds), ``left_out`` why others did not run, ``waiting`` those yet to run. ``first``
+    is what a reader must know before. ``finished``: none failed, and none waits."""
 
     audits: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     first: str | None = None
     models: tuple[str, ...] = ()
+    waiting: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> dict[str, str]:
@@ -50,7 +51,7 @@ class Findings:
 
     @property
     def finished(self) -> bool:
-        return not self.failed and _OUT_OF_TIME not in self.left_out.values()
+        return not self.failed and not self.waiting
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ``audits.json``."""
@@ -61,6 +62,7 @@ class Findings:
             "finished": self.finished,
             "audits": self.audits,
             "left_out": self.left_out,
+            "waiting": self.waiting,
         }
 
 
@@ -68,7 +70,8 @@ def chosen_audits(names: Sequence[str] | None, options: Mapping[str, Mapping[str
     """The audits called ``names`` in that order, or those of the default set, the quick ones first.
 
     Raises:
-        ConfigError: unknown names and options, and options of an audit that is not chosen; all of them in one error.
+        ConfigError: unknown names and options, options that do not go together, and those of an audit that is not
+            chosen; all of them in one error.
     """
     options = dict(options or {})
     listed = audit_names()
@@ -83,12 +86,31 @@ def chosen_audits(names: Sequence[str] | None, options: Mapping[str, Mapping[str
     found = []
     for name in dict.fromkeys([*wanted, *(name for name in options if name not in listed)]):
         try:
-            found.append(make_audit(name, dict(options.get(name) or {})))
+            audit = make_audit(name, dict(options.get(name) or {}))
+            audit.check_options()
+            found.append(audit)
         except ConfigError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
     return found
+
+
+def check_options(audited: Audited, audits: Sequence[Audit]) -> None:
+    """Raise one :class:`~expunge.errors.ConfigError` with all options that do not suit what is audited: asked before a
+    folder is taken for them. Other reasons why an audit does not apply are told when it runs."""
+    problems = []
+    for audit in audits:
+        if _as_it_comes(audit):
+            continue
+        try:
+            audit.check(audited)
+        except ConfigError as error:
+            problems.append(str(error))
+        except Exception:
+            continue
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def run_audits(
@@ -103,42 +125,64 @@ def run_audits(
     """Run ``audits`` and write what each found into ``folder`` at once; one that is there already is not run again.
 
     Args:
-        named_by_user: an audit that does not apply has failed; else it is left out, with the reason.
+        named_by_user: an audit that does not apply has failed; else it is left out, with the reason, unless it is
+            an option that is wrong.
         budget: seconds after which no audit begins.
     """
     kept: dict[str, Any] = on_main(lambda: _read(folder))
     wanted = {audit.name: {"version": audit.version, "options": audit.values()} for audit in audits}
     done = {
-        name: entry
-        for name, entry in kept.items()
-        if entry["verdict"]["label"] != FAILED
-        and wanted.get(name) == {"version": entry.get("version"), "options": entry.get("options")}
+        name: kept[name]
+        for name, one in wanted.items()
+        if name in kept
+        and kept[name]["verdict"]["label"] != FAILED
+        and one == {"version": kept[name].get("version"), "options": kept[name].get("options")}
     }
-    found = Findings(done, {}, None if audited.kind is None else _LIFTED.get(audited.kind), audited.models)
+    first = None if audited.kind is None else _LIFTED.get(audited.kind)
+    found = Findings(done, {}, first, audited.models, [name for name in wanted if name not in done])
+    _write(found, folder)  # a kill from here on leaves the names of those that did not run
     began = time.perf_counter()
     for audit in audits:
-        if audit.name in found.audits:
+        if audit.name not in found.waiting:
             continue
         if budget is not None and time.perf_counter() - began >= budget:
             found.left_out[audit.name] = _OUT_OF_TIME
             continue
         entry = _entry(audit, audited, found, named_by_user, named(audit.name, progress))
         if entry is not None:
-            found.audits[audit.name] = {**entry, **wanted[audit.name]}
+            entries = {**found.audits, audit.name: {**entry, **wanted[audit.name]}}
+            found.audits.clear()  # they stand in the order of the choice, whichever had to wait
+            found.audits.update({name: entries[name] for name in wanted if name in entries})
+        found.waiting.remove(audit.name)
         _write(found, folder)
     _write(found, folder)
     return found
 
 
 def over_seeds(folders: Mapping[int, Path]) -> dict[str, Any]:
-    """The content of ``audits.json`` over several seeds: every seed's entries, each by its audit's name and seed."""
+    """The content of ``audits.json`` over several seeds: every seed's entries, each by its audit's name and seed, and
+    so what was left out. What must be said first is said once where it is the same for all seeds that have it."""
     read = {seed: json.loads((folder / FILE).read_text(encoding="utf-8")) for seed, folder in folders.items()}
-    first = next(iter(read.values()))
+    lines = {seed: one["first"] for seed, one in read.items() if one.get("first")}
+    said = list(dict.fromkeys(lines.values()))
+    first = said[0] if len(said) == 1 else " ".join(f"Seed {seed}: {line}" for seed, line in lines.items())
+    every = {key: value for key, value in next(iter(read.values())).items() if key != "first"}
     return {
-        **first,
+        **every,
+        **({"first": first} if first else {}),
         "finished": all(one["finished"] for one in read.values()),
         "audits": {f"{name}_seed_{seed}": entry for seed, one in read.items() for name, entry in one["audits"].items()},
+        "left_out": {f"{name}_seed_{seed}": why for seed, one in read.items() for name, why in one["left_out"].items()},
+        "waiting": [f"{name}_seed_{seed}" for seed, one in read.items() for name in one.get("waiting", ())],
     }
+
+
+def failed_in(file: Path) -> list[str]:
+    """The names of the audits that failed, by an ``audits.json``; none where there is no such file."""
+    if not file.is_file():
+        return []
+    entries = json.loads(file.read_text(encoding="utf-8"))["audits"]
+    return [name for name, entry in entries.items() if entry["verdict"]["label"] == FAILED]
 
 
 def _entry(
@@ -146,20 +190,23 @@ def _entry(
 ) -> dict[str, Any] | None:
     began = time.perf_counter()
     try:
-        try:
-            audit.check(audited)
-        except InputError as error:
-            if named_by_user:
-                raise
-            found.left_out[audit.name] = str(error)
-            return None
+        audit.check(audited)
         entry = audit.run(audited, progress=progress).as_dict()
     except Exception as error:  # whatever it is, the other audits go on
+        wrong_option = isinstance(error, ConfigError) and not _as_it_comes(audit)
+        if isinstance(error, InputError) and not named_by_user and not wrong_option:
+            found.left_out[audit.name] = str(error)
+            return None
         known = isinstance(error, ExpungeError)
         log.warning("audit %s failed: %s", audit.name, error, exc_info=not known)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         entry = {"verdict": {"label": FAILED, "sentence": reason}, "rows": {}}
     return {**entry, "seconds": round(time.perf_counter() - began, 3)}
+
+
+def _as_it_comes(audit: Audit) -> bool:
+    """Whether all options have their defaults."""
+    return audit.values() == {one["name"]: one["default"] for one in audit.parameters()}
 
 
 def _read(folder: Path | None) -> dict[str, Any]:

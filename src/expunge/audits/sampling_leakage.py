@@ -11,7 +11,7 @@ from pydantic import Field
 
 from expunge.audits.interface import Audit, Audited, AuditResult, Label, ModelName, Paper, method_fields
 from expunge.audits.parts.attack import asked_rows
-from expunge.errors import ConfigError
+from expunge.errors import ConfigError, InputError
 from expunge.evaluation.types import Score
 from expunge.requests.rows import Row
 from expunge.training.run import Progress, named, silent
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from expunge.audits.parts.beyond import Beyond
 
 _GRADED = ("leakage", "rouge")
+_IN = {"leakage": "of the answers' words", "rouge": "of the expected words in their order (ROUGE-L)"}
 _WORDS = {"leakage": "words of the answers", "rouge": "ROUGE-L"}
 _SAMPLES = 10
 
@@ -41,6 +42,7 @@ class SamplingLeakage(Audit):
     """The most that k sampled answers give away, from many samples of each forget row."""
 
     name: ClassVar[str] = "sampling_leakage"
+    version: ClassVar[int] = 2
     paper: ClassVar[Paper] = Paper(
         "Leak@k: Unlearning Does Not Make LLMs Forget Under Probabilistic Decoding", "arXiv:2511.04934"
     )
@@ -56,7 +58,16 @@ class SamplingLeakage(Audit):
     limit: int = Field(default=10, ge=1, description="forget rows that are asked, evenly spread")
 
     def check(self, audited: Audited) -> None:
-        asked_rows(audited, self.limit)
+        from expunge.evaluation.metrics.rouge import stemmed_words
+
+        rows = asked_rows(audited, self.limit)
+        if not any(stemmed_words(row.answer) for row in rows):
+            answers = list(dict.fromkeys(repr(row.answer[:30]) for row in rows))
+            raise InputError(
+                f"{self.name} counts words of ASCII letters and digits, as ROUGE does, and no expected answer has one "
+                f"(rows asked: {len(rows)}, answers: {', '.join(answers)}). Pass rows whose answers do, or leave this "
+                "audit out: membership and logit_lens go by the answers' probability."
+            )
         if self.k > self.samples:
             raise ConfigError(
                 f"audits.sampling_leakage.k={self.k} of samples={self.samples}: the best of k answers takes k of them "
@@ -138,6 +149,7 @@ class SamplingLeakage(Audit):
         found: Mapping[ModelName, Mapping[float, Sampled]],
     ) -> AuditResult:
         from expunge.audits.parts.best_of_k import best_of_k
+        from expunge.audits.parts.beyond import mean_score
 
         ends = sorted({1, self.k})
         best = {
@@ -149,18 +161,22 @@ class SamplingLeakage(Audit):
         }
         scores = {
             model: {
-                _key(metric, k, temperature): self._score(best[model, temperature, metric, k])
+                _key(metric, k, temperature): mean_score(best[model, temperature, metric, k], self.version)
                 for temperature in self.temperatures
                 for metric in next(iter(found[model].values())).scores
                 for k in ends
             }
             for model in audited.models
         }
-        gains = self._gains(best, ends) if audited.retrained is not None else {}
+        gains, known = (
+            (self._gains("erased", best, ends), self._gains("target", best, ends))
+            if audited.retrained is not None
+            else ({}, {})
+        )
         for (metric, k, temperature), gain in gains.items():
             key = f"{_key(metric, k, temperature)}_beyond_retrained"
             scores["erased"][key] = Score(gain.value, gain.stderr, gain.n, self.version)
-        label, sentence = self._verdict(audited, best, gains, count)
+        label, sentence = self._verdict(audited, best, gains, known, len(rows), count)
         return AuditResult(
             scores,
             label,
@@ -187,7 +203,11 @@ class SamplingLeakage(Audit):
                     "y": metric,
                     "series": {
                         model: [
-                            [k, (one := self._score(best[model, temperature, metric, k])).value, one.stderr]
+                            [
+                                k,
+                                (one := mean_score(best[model, temperature, metric, k], self.version)).value,
+                                one.stderr,
+                            ]
                             for k in self._ks()
                         ]
                         for model in audited.models
@@ -198,12 +218,6 @@ class SamplingLeakage(Audit):
             ],
             _samples(rows, found),
         )
-
-    def _score(self, values: np.ndarray) -> Score:
-        from expunge.evaluation.uncertainty import mean_stderr
-
-        kept = values[np.isfinite(values)]
-        return Score(float(kept.mean()) if len(kept) else float("nan"), mean_stderr(kept), len(kept), self.version)
 
     def _bounds(self, sampled: Sampled, metric: str, count: int) -> list[dict[str, Any]]:
         """For each k the mean over rows with its 95% bootstrap interval, which is about other rows; for scores of yes
@@ -224,14 +238,15 @@ class SamplingLeakage(Audit):
         return found
 
     def _gains(
-        self, best: Mapping[tuple[ModelName, float, str, int], np.ndarray], ends: Sequence[int]
+        self, model: ModelName, best: Mapping[tuple[ModelName, float, str, int], np.ndarray], ends: Sequence[int]
     ) -> dict[tuple[str, int, float], Beyond]:
+        """What ``model`` has beyond the retrained one, by score, k and temperature, all judged together."""
         from expunge.audits.parts.beyond import beyond
 
-        tests = len(_GRADED) * len(self.temperatures)
+        tests = len(_GRADED) * len(ends) * len(self.temperatures)
         return {
             (metric, k, temperature): beyond(
-                best["erased", temperature, metric, k], best["retrained", temperature, metric, k], tests=tests
+                best[model, temperature, metric, k], best["retrained", temperature, metric, k], tests=tests
             )
             for temperature in self.temperatures
             for metric in _GRADED
@@ -243,14 +258,24 @@ class SamplingLeakage(Audit):
         audited: Audited,
         best: Mapping[tuple[ModelName, float, str, int], np.ndarray],
         gains: Mapping[tuple[str, int, float], Beyond],
+        known: Mapping[tuple[str, int, float], Beyond],
+        asked: int,
         count: int,
     ) -> tuple[Label, str]:
-        def shown(model: ModelName, k: int) -> str:
-            return f"{max(self._score(best[model, one, 'leakage', k]).value for one in self.temperatures):.2f}"
+        from expunge.audits.parts.beyond import rows_of, unproven
 
+        def judged(score: str) -> int:
+            return int(np.isfinite(best["erased", self.temperatures[0], score, 1]).sum())
+
+        spoken = "leakage" if judged("leakage") else "rouge"  # answers of stop words alone have no leakage
+
+        def shown(model: ModelName, k: int) -> str:
+            return f"{max(np.nanmean(best[model, one, spoken, k]) for one in self.temperatures):.2f}"
+
+        others = "" if judged(spoken) == asked else f" that have such words, {asked} asked"
         said = (
-            f"The most telling of {self.k} sampled answers has {shown('erased', self.k)} of the answers' words, one "
-            f"alone {shown('erased', 1)} (from {count} samples of each row)"
+            f"The most telling of {self.k} sampled answers has {shown('erased', self.k)} {_IN[spoken]}, one alone "
+            f"{shown('erased', 1)} ({rows_of(judged(spoken))}{others}, {count} samples of each)"
         )
         if not gains:
             return "no claim", (
@@ -260,19 +285,27 @@ class SamplingLeakage(Audit):
         said = f"{said}; of a model that never knew {shown('retrained', self.k)} and {shown('retrained', 1)}"
         if all(one.stderr is None for one in gains.values()):
             return "no claim", f"{said}. One row proves nothing: pass more."
-        sure = [key for key, one in gains.items() if one.sure]
+        # more than a model that never knew is knowledge only in scores by which the target knows more
+        knows = {key[0] for key, one in known.items() if one.sure}
+        more = [key for key, one in gains.items() if one.sure]
+        sure = [key for key in more if key[0] in knows]
         if not sure:
-            return ("suppressed" if audited.at_inference else "erased"), f"{said}. That is not surely more."
-        key = max(sure, key=lambda key: gains[key].statistic)
+            by = f" in {' and '.join(_WORDS[one] for one in _GRADED if one in knows)}" if knows and more else ""
+            said = f"{said}." if more and not knows else f"{said}. That is not surely more{by}."
+            if (doubt := unproven(known.values())) is not None:
+                return "no claim", f"{said} {doubt}"
+            return ("suppressed" if audited.at_inference else "erased"), said
+        single = [key for key in sure if key[1] == 1]
+        key = max(single or sure, key=lambda key: gains[key].statistic)
         metric, k, temperature = key
         one = gains[key]
         beyond = (
             f"at temperature {temperature:g} it is {one.value:+.2f} ± {one.stderr or 0:.2f} in {_WORDS[metric]} for "
-            f"the best of {k}, row by row"
+            f"{'one' if k == 1 else f'the best of {k}'}, row by row"
         )
-        if any(k == 1 for _, k, _ in sure):
+        if single:
             return "leaks", f"{said}. That is surely more, of a single sample already: {beyond}."
-        return "hidden", f"{said}. A single sample gives away no more, but {self.k} do: {beyond}."
+        return "hidden", f"{said}. A single sample gives away surely no more, but {self.k} do: {beyond}."
 
 
 def _key(metric: str, k: int, temperature: float) -> str:

@@ -35,6 +35,7 @@ class SoftPrompt(Audit):
     """Prompt embeddings learned on half of the forget rows, with the weights frozen, bring out the other half."""
 
     name: ClassVar[str] = "soft_prompt"
+    version: ClassVar[int] = 2
     paper: ClassVar[Paper] = Paper(
         "Soft Prompt Threats: Attacking Safety Alignment and Unlearning in Open-Source LLMs through the "
         "Embedding Space",

@@ -27,7 +27,8 @@ class UnlearningDepth(Audit):
 
     name: ClassVar[str] = "unlearning_depth"
     paper: ClassVar[Paper] = Paper("Measuring the Depth of LLM Unlearning via Activation Patching", "arXiv:2605.24614")
-    control: ClassVar[str] = "the retrained model, whose depth is 1"
+    version: ClassVar[int] = 2
+    control: ClassVar[str] = "the retrained model, whose depth is 1, trained from the target's own start"
     needs_retrained: ClassVar[bool] = True
     order: ClassVar[int] = 11
 
@@ -50,39 +51,44 @@ class UnlearningDepth(Audit):
                 "unlearning_depth measures between the target and a model that never knew, and there is no retrained "
                 "model. Pass one (--retrained)."
             )
+        from expunge.audits.parts.fact_spans import place_of
+
         rows = audited.request.forget
-        if not any(row.wrong_answers or any(fact in row.answer for fact in self.facts) for row in rows):
+        told = (place_of(fact, row.answer) is not None for row in rows for fact in self.facts)
+        if not (any(row.wrong_answers for row in rows) or any(told)):
+            facts = f", and none of the facts stands in an answer as whole words ({', '.join(self.facts)})"
             raise InputError(
-                f"none of the {len(rows)} forget rows has wrong answers, nor one of the {len(self.facts)} facts in its "
-                "answer, so it cannot be told which tokens are facts. Give wrong_answers, or audits.unlearning_depth."
-                "facts."
+                f"no forget row ({len(rows)}) has wrong answers{facts if self.facts else ''}, so it cannot be told "
+                "which tokens are facts. Give wrong_answers, or audits.unlearning_depth.facts."
             )
 
     def run(self, audited: Audited, *, progress: Progress = silent) -> AuditResult:
         from expunge.audits.parts.depth import depth_scores, drops, hidden_states
+        from expunge.audits.parts.shapes import check_shapes
         from expunge.audits.parts.stage_one import stage_one
 
         self.check(audited)
-        rows, facts, without = self._facts(audited)
-        folder = None if self.cache is None else Path(self.cache).expanduser()
+        check_shapes(audited)
+        rows, facts, without, too_long = self._facts(audited)
+        folder = None if not self.cache else Path(self.cache).expanduser()
         clean, baseline = stage_one(audited, facts, folder=folder, progress=progress)
         with audited.model("erased") as model:
             sources = hidden_states(model, facts)
         with audited.model("target") as model:
             _, found = drops(model, sources, facts, progress=progress, what="depth of the erased model")
-        return self._result(audited, rows, facts, without, clean, baseline, found, depth_scores)
+        return self._result(audited, rows, facts, (without, too_long), clean, baseline, found, depth_scores)
 
-    def _facts(self, audited: Audited) -> tuple[list[Row], Facts, int]:
-        """The rows that have a fact, where it is, and how many have none."""
+    def _facts(self, audited: Audited) -> tuple[list[Row], Facts, int, int]:
+        """The rows that have a fact, where it is, how many have none, and of how many the prompt is too long."""
         from expunge.audits.parts.depth import Facts
         from expunge.audits.parts.fact_spans import fact_span
+        from expunge.audits.parts.fitting import fitting, shortest_context
         from expunge.data.batches import pad_id
         from expunge.data.encode import encode_all
         from expunge.evaluation.suite import spread
-        from expunge.models.limits import max_tokens
 
-        wanted = spread(audited.request.forget, self.limit, option="limit")
-        length, template = max_tokens(audited.target, audited.max_length), audited.texts
+        wanted, too_long = fitting(audited, spread(audited.request.forget, self.limit, option="limit"))
+        length, template = shortest_context(audited), audited.texts
         examples = encode_all(audited.tokenizer, template, wanted, max_length=length)
         spans = [
             fact_span(audited.tokenizer, template, row, example, self.facts, max_length=length)
@@ -91,24 +97,25 @@ class UnlearningDepth(Audit):
         kept = [place for place, span in enumerate(spans) if span is not None]
         if not kept:
             raise InputError(
-                f"none of the {len(wanted)} forget rows that were looked at tells which tokens are its fact: the right "
-                "answers hold nothing that the wrong ones lack. Give the facts (audits.unlearning_depth.facts)."
+                f"no forget row that was looked at ({len(wanted)}) tells which tokens are its fact: the right answers "
+                "hold nothing that the wrong ones lack. Give the facts (audits.unlearning_depth.facts)."
             )
         chosen = Facts([examples[n] for n in kept], [s for s in spans if s is not None], pad_id(audited.tokenizer))
-        return [wanted[place] for place in kept], chosen, len(wanted) - len(kept)
+        return [wanted[place] for place in kept], chosen, len(wanted) - len(kept), too_long
 
     def _result(
         self,
         audited: Audited,
         rows: Sequence[Row],
         facts: Facts,
-        without: int,
+        left_out: tuple[int, int],
         clean: np.ndarray,
         baseline: np.ndarray,
         found: np.ndarray,
         depth_scores: Any,
     ) -> AuditResult:
         from expunge.audits.parts.recovery import Mean
+        from expunge.audits.parts.shared_start import weights_cosine
 
         scores = depth_scores(baseline, found, self.least_drop)
         mean = Mean.of(scores)
@@ -116,7 +123,8 @@ class UnlearningDepth(Audit):
             Mean.of(depth_scores(one[None], two[None], self.least_drop))
             for one, two in zip(baseline, found, strict=True)
         ]
-        label, sentence = self._verdict(audited, mean, by_layer)
+        cosine = weights_cosine(audited.target, audited.retrained) if audited.retrained is not None else None
+        label, sentence = self._verdict(audited, mean, by_layer, cosine)
         known = [place for place in np.argsort(scores, kind="stable").tolist() if not np.isnan(scores[place])]
         texts = [
             str(audited.tokenizer.decode(example.input_ids[begin:end]))
@@ -129,9 +137,11 @@ class UnlearningDepth(Audit):
             sentence,
             {
                 "examples": len(rows),
-                "without_fact": without,
+                "without_fact": left_out[0],
+                "too_long": left_out[1],
                 "interval": [mean.low, mean.high],
                 "undefined": mean.undefined,
+                "weights_cosine": cosine,
                 "target_log_probability": float(clean.mean()),
                 "by_layer": [[layer, one.value, one.low, one.high, one.n] for layer, one in enumerate(by_layer)],
             },
@@ -161,21 +171,28 @@ class UnlearningDepth(Audit):
             ],
         )
 
-    def _verdict(self, audited: Audited, mean: Any, by_layer: Sequence[Any]) -> tuple[Label, str]:
+    def _verdict(self, audited: Audited, mean: Any, by_layer: Sequence[Any], cosine: float | None) -> tuple[Label, str]:
         from expunge.audits.parts.recovered import LIFTED, layers_text
+        from expunge.audits.parts.shared_start import LEAST
 
         lifted = LIFTED if audited.at_inference else ""
         if mean.value is None:
             return "no claim", (
-                f"{lifted}In none of {mean.undefined} examples do the retrained model's states cost the target the "
-                "fact, so no layer is known to hold it and the depth is undefined. Does the target know these facts?"
+                f"{lifted}In no example ({mean.undefined}) do the retrained model's states cost the target the fact, "
+                "so no layer is known to hold it and the depth is undefined. Does the target know these facts?"
             )
         between = "" if mean.n < 2 else f" (95% interval {mean.low:.2f} to {mean.high:.2f})"
-        left = f"; {mean.undefined} more, in which no layer holds the fact, are left out" if mean.undefined else ""
+        left = f"; left out: {mean.undefined} more, in which no layer holds the fact" if mean.undefined else ""
         said = (
             f"{lifted}The unlearning depth is {mean.value:.2f}{between}, where 0 is the target and 1 a model that "
-            f"never knew ({mean.n} examples{left})"
+            f"never knew ({mean.n} example{'s' * (mean.n != 1)}{left})"
         )
+        if cosine is not None and cosine < LEAST:
+            return "no claim", (
+                f"{said}. But the retrained model does not share the target's start (mean cosine of their weights "
+                f"{cosine:.2f}): states of weights that were drawn apart say nothing to each other, so those of the "
+                "retrained model cost the target more than the fact. Pass one trained from where the target began."
+            )
         if mean.n < 2:
             return "no claim", f"{said}. One example proves nothing: pass more."
         if mean.high < self.enough:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from expunge.benchmarks.registry import Benchmark
@@ -14,7 +13,6 @@ from expunge.errors import ConfigError, RequestError
 from expunge.evaluation.few_shot import with_shots
 from expunge.evaluation.metric import SetMetric, SuiteMetric
 from expunge.evaluation.metrics import membership_auc, privleak, rouge_f1
-from expunge.evaluation.passages import first_words
 from expunge.evaluation.public_rows import Fields, read_as
 from expunge.evaluation.suite import Suite, spread
 from expunge.requests.files import RowsSource
@@ -42,7 +40,6 @@ _UTILITY = "knowmem_retain_rouge_f1"
 def build(
     data: str | Path = HUB_ID,
     shots: int = 10,
-    words: int = 100,
     scal: int | None = None,
     sust: int | None = None,
     limit: int | None = None,
@@ -52,18 +49,19 @@ def build(
     ``data`` is a folder with the subsets as folders (``verbmem/forget.json``, ``knowmem/forget_qa.json``,
     ``knowmem/forget_qa_icl.json``, ``privleak/holdout-00000-of-00001.parquet`` ..; texts as rows with ``text``, or in
     JSON as a plain list) or a dataset id of the hub with configurations of those names. ``shots`` solved questions of
-    ``forget_qa_icl`` and ``retain_qa_icl`` stand before each question. Continuations are compared with at most
-    ``words`` words of the text (the protocol generates 128 tokens, about 100 words). ``scal`` 1 to 4 adds the forget
+    ``forget_qa_icl`` and ``retain_qa_icl`` stand before each question. Continuations are compared with as many
+    tokens of the text as a model may generate (``training.max_new_tokens``). ``scal`` 1 to 4 adds the forget
     set of that size (``scal/forget_1`` ..) as set ``scal_1`` .., for a model that forgot it. ``sust`` 1 to 4 adds the
     requests up to that step (``sust/forget_1`` ..) as sets ``sust_1`` .., for a model that forgot them in turn.
     ``limit`` scores at most so many rows a set, evenly spread. Set ``training.max_new_tokens=128``, the protocol's,
-    and ``training.max_length=2048``, which the longest texts have.
+    and ``training.max_length=2048``, which the longest texts have: texts beyond it are scored without their end, and
+    the scores' notes say how many.
     """
     for name, step in (("scal", scal), ("sust", sust)):
         if step is not None and not 1 <= step <= STEPS:
             raise ConfigError(f"suite.{name}={step}: {name} has forget sets 1 to {STEPS}.")
-    if shots < 0 or words < 1:
-        raise ConfigError(f"suite.shots={shots}, suite.words={words}: expected 0 or more shots and at least one word.")
+    if shots < 0:
+        raise ConfigError(f"suite.shots={shots}: expected 0 or more solved questions.")
     problems: list[str] = []
 
     def rows(subset: str, split: str) -> tuple[Row, ...]:
@@ -89,7 +87,6 @@ def build(
     if problems:
         raise RequestError("\n".join(problems))
     sets = {name: spread(some, limit, option="limit") for name, some in given.items()}
-    sets["verbmem"] = tuple(replace(row, answer=first_words(row.answer, words)) for row in sets["verbmem"])
     return of_rows(sets, {side: some[:shots] for side, some in solved.items()})
 
 
@@ -110,7 +107,7 @@ def of_rows(sets: Mapping[str, Sequence[Row]], solved: Mapping[str, Sequence[Row
     scores = ("privleak_forget_min_k", "privleak_holdout_min_k")
     composites: tuple[SuiteMetric, ...] = (membership_auc.of(*scores), privleak.of(*scores))
     plays = {"forget": "knowmem_forget", "retain": "knowmem_retain"}
-    return Suite("muse", found, metrics, composites, utility=_UTILITY, plays=plays)
+    return Suite("muse", found, metrics, composites, utility=_UTILITY, plays=plays, cut_sets=("verbmem",))
 
 
 def _frame(question: str) -> str:

@@ -17,7 +17,6 @@ from expunge.cli import display, options
 if TYPE_CHECKING:
     from expunge.audits.running import Findings
 
-_AUDIT_FAILED = 3
 _STYLES = {"good": "green", "caution": "yellow", "bad": "red", "neutral": "dim"}
 
 
@@ -90,16 +89,17 @@ def audit(
     else:
         show_findings(found, out)
     if found.failed:
-        raise typer.Exit(_AUDIT_FAILED)
+        raise typer.Exit(display.AUDIT_FAILED)
 
 
 def show_findings(found: Findings, folder: Path) -> None:
     """What a reader must know first, a line for each audit, and what did not run."""
-    from expunge.reports.audits import LABEL_TONES
+    from expunge.reports.audits import LABEL_TONES, lede_of
 
     console = Console()
-    if found.first is not None:
-        console.print(escape(found.first), highlight=False)
+    said = lede_of(found.as_dict())
+    if said:
+        console.print(escape(said), highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("audit", "verdict"):
         table.add_column(column, no_wrap=True)
@@ -112,5 +112,13 @@ def show_findings(found: Findings, folder: Path) -> None:
     if found.audits:
         console.print(table)
     for name, reason in found.left_out.items():
-        console.print(escape(f"{name} left out: {reason}"), style="dim", highlight=False)
+        if name not in found.waiting:
+            console.print(escape(f"{name} left out: {reason}"), style="dim", highlight=False)
+    if found.waiting:
+        many = len(found.waiting) > 1
+        console.print(
+            f"{len(found.waiting)} audit{'s' * many} had no time left (--budget): {', '.join(found.waiting)}. "
+            f"The same command goes on with {'them' if many else 'it'}.",
+            highlight=False,
+        )
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)

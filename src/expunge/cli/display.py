@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -22,6 +23,7 @@ from expunge.training.run import Progress, silent
 if TYPE_CHECKING:
     from expunge.training.plan import Plan
 
+AUDIT_FAILED = 3  # the exit code
 _LINE_SECONDS = 20.0
 
 
@@ -116,6 +118,7 @@ def print_json(value: Any) -> None:
 def show_run(folder: Path, *, as_json: bool) -> None:
     """The scores of a finished run folder: a table and the verdict, or ``scores.json`` with the folder's path."""
     from expunge.reports import find_runs, load_runs
+    from expunge.reports.audits import lede as audited
     from expunge.reports.calibration import summary
     from expunge.reports.guard import summary as guard_summary
     from expunge.reports.terminal import comparison_table, scores_table, verdict_panel
@@ -130,14 +133,25 @@ def show_run(folder: Path, *, as_json: bool) -> None:
         console.print(comparison_table(runs))
         for run in runs:
             console.print(f"[bold]{escape(run.label)}[/bold]: {escape(run.verdict['sentence'])}", highlight=False)
-            for said in filter(None, (summary(run), guard_summary(run))):
+            for said in filter(None, (summary(run), guard_summary(run), audited(run))):
                 console.print(escape(said), highlight=False)
     else:
         console.print(scores_table(runs[0].scores))
         console.print(verdict_panel(runs[0].scores))
-        for said in filter(None, (summary(runs[0]), guard_summary(runs[0]))):
+        for said in filter(None, (summary(runs[0]), guard_summary(runs[0]), audited(runs[0]))):
             console.print(escape(said), highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def end_by_audits(folder: Path) -> None:
+    """End with the exit code of ``expunge audit`` where audits of the run in ``folder`` failed."""
+    from expunge.audits.running import FILE, failed_in
+
+    failed = failed_in(folder / FILE)
+    if failed:
+        said = f"audits that failed: {', '.join(failed)} (the report says why). The same command goes on with them."
+        error_console().print(said, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(AUDIT_FAILED)
 
 
 def show_probe(folder: Path, *, as_json: bool) -> None:

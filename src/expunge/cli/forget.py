@@ -83,3 +83,4 @@ def forget(
     with display.progress_display() as progress:
         folder = run_forget(model, forget, out=out, **given, overwrite=overwrite, progress=progress)
     display.show_run(Path(folder), as_json=as_json)
+    display.end_by_audits(Path(folder))

@@ -46,3 +46,4 @@ def run(
             review=shown,
         )
     display.show_run(folder, as_json=as_json)
+    display.end_by_audits(folder)

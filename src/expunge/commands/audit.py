@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.audits.running import FILE, Findings, chosen_audits, run_audits
+from expunge.audits.running import Findings, check_options, chosen_audits, run_audits
+from expunge.commands.apart import check_apart, row_inputs
 from expunge.config.run_file import ModelSpec, RequestSpec, make_section
 from expunge.config.values import merged, parse_overrides, to_yaml
 from expunge.distributed import on_main
@@ -50,15 +52,17 @@ def audit(
     ``training.max_length=256`` and ``audits.many_shot.shots=20``.
 
     ``out`` receives ``audits.json``, written after each audit, and a report. The same call goes on where it stopped:
-    with what failed, and with what ``budget`` (seconds, after which no audit begins) did not allow.
+    with what failed, and with what ``budget`` (seconds, after which no audit begins) did not allow. Further ``audits``
+    beside those of the folder are added to what is done there.
 
     Raises:
         ConfigError: what was passed does not go together; an unknown audit or option.
-        OutputError: ``out`` holds something else, or all of these audits are done.
+        OutputError: ``out`` holds something else, or all of these audits are done; it is one of the folders that are
+            read, or lies in one; a model or an erasure is no longer what it was when the audits in it began.
     """
-    names = audits.split(",") if isinstance(audits, str) else None if audits is None else list(audits)
-    if budget is not None and budget <= 0:
-        raise ConfigError(f"budget={budget}: expected a number of seconds above 0.")
+    names = None if audits is None else _names(audits)
+    if budget is not None and (not isinstance(budget, Real) or isinstance(budget, bool) or not budget > 0):
+        raise ConfigError(f"budget={budget!r}: expected a number of seconds above 0.")
     if (erasure is None) == (erased is None):
         raise ConfigError(
             "pass an erasure (--erasure DIR) or an erased model (--erased DIR), "
@@ -70,7 +74,7 @@ def audit(
     if request is None or isinstance(request, Mapping):
         values["request"] = {**(_own_request(erasure, values["request"]) or {}), **values["request"]}
     options = {name: _options(name, value) for name, value in values["audits"].items()}
-    chosen = chosen_audits(None if names is None else [name.strip() for name in names], options)
+    chosen = chosen_audits(names, options)
     wanted = make_section(RequestSpec, values["request"], "request")
     settings = make_section(TrainingSettings, values["training"], "training")
     specs = {name: make_section(ModelSpec, values[name], name) for name in ("model", "retrained") if values.get(name)}
@@ -85,17 +89,29 @@ def audit(
             "audits": {one.name: one.values() for one in chosen},
         }
     )
+    paths = {name: spec.path for name, spec in specs.items()}
+    given = {**paths, "erasure": erasure, "erased": erased}
     if out is not None:
-        on_main(lambda: _reopen(Path(out), text))
+        check_apart(out, {**{f"--{name}": one for name, one in given.items()}, **row_inputs(wanted)})
         RunFolder.check(out, text, overwrite=overwrite)
     audited = _load(specs, wanted, settings, model, tokenizer, erasure, erased, retrained, request, progress)
+    check_options(audited, chosen)
     folder = None
     if out is not None:
+        from expunge.commands.loaded import identities
         from expunge.models.fingerprint import fingerprint
 
         folder = RunFolder.open(out, text, overwrite=overwrite)
         target = fingerprint(audited.target, audited.tokenizer).as_dict()
-        folder.record(environment(seeds=(settings.seed,), data=audited.request.digest(), target=target))
+        named = {name: str(one) for name, one in given.items() if isinstance(one, str | Path)}
+        facts = environment(
+            seeds=(settings.seed,),
+            data=audited.request.digest(),
+            target=target,
+            **identities(audited),
+            audited=named,
+        )
+        folder.record(facts)
     found = run_audits(
         audited,
         chosen,
@@ -110,6 +126,16 @@ def audit(
         path = folder.path
         on_main(lambda: report([path]))
     return found
+
+
+def _names(audits: str | Iterable[str]) -> list[str]:
+    names = audits.split(",") if isinstance(audits, str) else list(audits)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ConfigError(
+            f"audits={audits!r}: expected names, such as paraphrase,many_shot (expunge audits lists them). Leave it "
+            "out for the default set."
+        )
+    return [name.strip() for name in names]
 
 
 def own_request(erasure: str | Path, request: Mapping[str, Any], overrides: Iterable[str] = ()) -> Path | None:
@@ -192,20 +218,6 @@ def _described(spec: ModelSpec | None, given: Any) -> Any:
     return {"path": path, "loaded": type(given).__name__}
 
 
-def _reopen(out: Path, text: str) -> None:
-    """Take back the report of these very audits where some of them failed or had no time: they go on."""
-    import json
-
-    run, done, page = out / "run.yaml", out / FILE, out / "report.html"
-    if page.is_file() and done.is_file() and run.is_file() and run.read_bytes() == text.encode():
-        try:
-            finished = json.loads(done.read_text(encoding="utf-8")).get("finished", True)
-        except ValueError:
-            return  # the report says what is wrong with it
-        if not finished:
-            page.unlink()
-
-
 def _load(
     specs: Mapping[str, ModelSpec],
     wanted: RequestSpec,
@@ -220,6 +232,8 @@ def _load(
 ) -> Any:
     """Everything that is audited, the cheap parts first."""
     from expunge.audits.interface import Audited
+    from expunge.commands.loaded import erased_spec
+    from expunge.erasures.of_run import erasure_folder
     from expunge.erasures.purpose import is_harmful_copy
     from expunge.methods.interface import Erasure
     from expunge.models.limits import max_tokens
@@ -236,14 +250,14 @@ def _load(
     )
     rows = fit_to(rows, words, most)
     if isinstance(erasure, str | Path):
-        erasure = Erasure.load(_erasure_folder(Path(erasure)))
+        erasure = Erasure.load(erasure_folder(Path(erasure).expanduser()))
     if erasure is not None:
         erasure.tokenizer = words  # so that a target with another tokenizer is refused too
         if is_harmful_copy(erasure.manifest):
             raise ConfigError(
                 "this erasure is a harmful copy, made to be subtracted: negate it first (expunge negate)."
             )
-    other = ModelSpec(path=str(erased)) if isinstance(erased, str | Path) else None  # type: ignore[call-arg]
+    other = erased_spec(erased, specs.get("model", model)) if isinstance(erased, str | Path) else None
     for spec, role in ((other, "erased"), (specs.get("retrained"), "retrained")):
         if spec is not None:
             same_tokenizer(words, spec, role=role)
@@ -265,7 +279,3 @@ def _load(
         max_new_tokens=settings.max_new_tokens,
         seed=settings.seed,
     )
-
-
-def _erasure_folder(path: Path) -> Path:
-    return path / "erasure" if not (path / "manifest.json").is_file() and (path / "erasure").is_dir() else path

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.commands.apart import check_apart, row_inputs
 from expunge.commands.asked import Asked
-from expunge.commands.loaded import check_models, described, fingerprint_of
+from expunge.commands.loaded import check_models, described, erased_spec, fingerprint_of
 from expunge.config.run_file import ModelSpec, RequestSpec, make_section
 from expunge.distributed import on_main
 from expunge.errors import ConfigError
@@ -115,6 +116,7 @@ def _from_paths(
     erased: str | Path | None,
     retrained: str | Path | None,
 ) -> Scores:
+    from expunge.erasures.of_run import erasure_folder
     from expunge.erasures.purpose import effect_of
     from expunge.evaluation.judge import check_judge
     from expunge.evaluation.score import score
@@ -144,9 +146,11 @@ def _from_paths(
         erased=erased and str(erased),
         harness=harness,
     )
+    read = {"--model": spec.path, "--erasure": erasure, "--erased": erased, "--retrained": control and control.path}
+    check_apart(asked.out, {**read, **row_inputs(wanted)})
     asked.check_out(text)
     asked.progress(0, 2, "loading")
-    loaded = None if erasure is None else Erasure.load(_erasure_folder(Path(erasure)))
+    loaded = None if erasure is None else Erasure.load(erasure_folder(Path(erasure).expanduser()))
     tokenizer = load_tokenizer(spec)
     if loaded is not None:
         loaded.tokenizer = tokenizer  # so that a target with another tokenizer is refused too
@@ -159,7 +163,7 @@ def _from_paths(
     check_judge(suite, metrics)
     if control is not None:
         same_tokenizer(tokenizer, control)
-    other = None if erased is None else ModelSpec(path=str(erased))  # type: ignore[call-arg]
+    other = None if erased is None else erased_spec(erased, spec)
     if other is not None:
         same_tokenizer(tokenizer, other, role="erased")
     parts = Parts(
@@ -254,6 +258,8 @@ def _from_models(
         target=described(target),
         harness=harness,
     )
+    read = {"retrained": control and control.path, **row_inputs(wanted)}
+    check_apart(asked.out, {**read, "model": model.config._name_or_path})
     asked.check_out(text)
     asked.check_evalplus(suite, metrics)
     check_judge(suite, metrics)
@@ -321,7 +327,3 @@ def _finished(
         on_main(lambda: write_scores(scores, path))
         on_main(lambda: report([path]))
     return scores
-
-
-def _erasure_folder(path: Path) -> Path:
-    return path / "erasure" if not (path / "manifest.json").is_file() and (path / "erasure").is_dir() else path

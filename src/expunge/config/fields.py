@@ -32,7 +32,10 @@ class Fields:
             known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
             meanings = {field["name"]: field["description"] for field in cls.parameters()}
             lines = []
-            for problem in error.errors():
+            problems = error.errors()
+            for problem in problems:
+                if problem["type"] == "too_short" and any(_inside(other["loc"], problem["loc"]) for other in problems):
+                    continue  # only since bad elements, which are told, do not count
                 field = ".".join(str(part) for part in problem["loc"])
                 if problem["type"] == "unexpected_keyword_argument":
                     lines.append(f"{section}.{field}: no such field of {cls.name}. {did_you_mean(field, known)}")
@@ -63,3 +66,7 @@ class Fields:
             }
             for name, field in schema.get("properties", {}).items()
         ]
+
+
+def _inside(place: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
+    return len(place) > len(whole) and place[: len(whole)] == whole

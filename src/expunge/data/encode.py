@@ -99,6 +99,25 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, row: R
     return ids
 
 
+def rows_with_room(
+    tokenizer: PreTrainedTokenizerBase, template: Template, rows: Sequence[Row], *, max_length: int
+) -> list[int]:
+    """The places of the rows of which ``max_length`` tokens hold the prompt and a token of an answer. A row that cannot
+    be rendered is among them: encoding it says why."""
+    found = []
+    for place, row in enumerate(rows):
+        try:
+            text = template.render(row)
+        except EncodingError:
+            found.append(place)
+            continue
+        alone = Rendered(text.prompt, "", "", text.special)
+        (_, start), (ids, _) = _tokenize(tokenizer, [text, alone])
+        if max(start, len(ids) if text.prompt else 1) < max_length:
+            found.append(place)
+    return found
+
+
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, template: Template) -> set[int]:
     """Ids at which a generated answer is over: the tokenizer's end token and the token that closes a chat turn."""
     ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}

@@ -23,6 +23,7 @@ from expunge.distributed import gather, on_main, processes, share
 from expunge.errors import ConfigError, ModelError
 from expunge.evaluation.answer_judge import Asked, verdicts_on
 from expunge.evaluation.generation import free_bytes, greedy_answers, input_device
+from expunge.evaluation.passages import first_tokens
 from expunge.evaluation.suite import Suite, select
 from expunge.evaluation.types import AnswerScores, ModelOutputs, RowOutputs, SetOutputs
 from expunge.models.limits import max_tokens, position_limit
@@ -68,12 +69,14 @@ def run_model(
     """What ``model`` says about the rows of ``suite``: log-probabilities of the answers and greedy answers.
 
     ``metrics`` limits the work to what those scores need (None: all of the suite). ``max_length`` cuts prompt
-    and answer, ``max_new_tokens`` the greedy answer. ``progress(done, total, what)`` is called after every
+    and answer, which ``notes`` say, and ``max_new_tokens`` the greedy answer and what the suite's ``cut_sets`` expect.
+    ``progress(done, total, what)`` is called after every
     batch. The model is put in eval mode and back. Without gradients, but outside inference mode, since
     tensors that a model or a hook caches there could not be used in training afterwards. Raises
     :class:`ModelError` where log-probabilities are NaN.
     """
     needs = select(suite, metrics).needs(suite)
+    suite = _cut(suite, tokenizer, max_new_tokens)
     texts = Template.of(tokenizer, template)
     length = max_tokens(model, max_length)
     items = [item for name, wanted in needs.items() for item in _items(name, suite.sets[name], wanted)]
@@ -130,8 +133,36 @@ def run_model(
     }
     short = sum(answer.limit < max_new_tokens for answer in answers)
     room = f"{max_new_tokens} tokens of room; the model takes {position_limit(model)}"
-    notes = (f"{short} greedy answers had less than {room}",)
-    return ModelOutputs(sets, seconds, notes if short else ())
+    notes = (f"{short} greedy answers had less than {room}",) if short else ()
+    return ModelOutputs(sets, seconds, (*notes, *_too_long(suite, items, examples, length, position_limit(model))))
+
+
+def _cut(suite: Suite, tokenizer: PreTrainedTokenizerBase, count: int) -> Suite:
+    """The suite with the expected answers of its ``cut_sets`` cut to ``count`` tokens."""
+    sets = {
+        name: tuple(row.with_answer(first_tokens(row.answer, tokenizer, count)) for row in suite.sets[name])
+        for name in suite.cut_sets
+    }
+    return replace(suite, sets={**suite.sets, **sets})
+
+
+def _too_long(
+    suite: Suite, items: Sequence[_Item], examples: Sequence[Example], length: int, limit: int | None
+) -> tuple[str, ...]:
+    """The note on rows that lost their end at ``length`` tokens; none where no row did. ``limit``: what the model
+    takes."""
+    cut: dict[str, set[int]] = defaultdict(set)
+    for item, example in zip(items, examples, strict=True):
+        if example.truncated:
+            cut[item.set_name].add(item.index)
+    if not cut:
+        return ()
+    listed = ", ".join(f"{len(some)} of {len(suite.sets[name])} rows of {name}" for name, some in cut.items())
+    longest = max(example.full_length for example in examples)
+    advice = f"training.max_length={longest} keeps all"
+    if limit is not None and longest > limit:
+        advice = f"the longest has {longest}, and the model takes {limit}"
+    return (f"{listed} lost what is beyond {length} tokens; {advice}",)
 
 
 def _judged(suite: Suite, asked: Sequence[tuple[str, str]], progress: Progress | None) -> list[bool]:

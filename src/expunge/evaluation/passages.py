@@ -1,9 +1,13 @@
-"""Passages of longer texts, each asked for by how it begins: a sentence, and the text that follows."""
+"""Passages of longer texts, each asked for by how it begins, and the beginnings of texts in words or tokens."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # a full stop, what it closes, white space, and before the next word what that opens; or an empty line
 _END = re.compile(r"""[.!?\u2026]+["'\u201d\u2019\xbb)\]]*\s+(?=["'\u201c\u2018\xab(\[]*(?P<next>\w))|\n\s*\n\s*""")
@@ -34,6 +38,16 @@ def sentences(text: str) -> list[str]:
 def first_words(text: str, count: int) -> str:
     """The first ``count`` words of ``text``, with the white space between them as it stands."""
     return "".join(_words(text)[:count]).rstrip()
+
+
+def first_tokens(text: str, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
+    """The beginning of ``text`` that its first ``count`` tokens are, special tokens aside; all of a shorter text."""
+    if not tokenizer.is_fast:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return text if len(ids) <= count else str(tokenizer.decode(ids[:count]))
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    places = found["offset_mapping"]
+    return text if len(places) <= count else text[: places[count - 1][1]]
 
 
 def passages(text: str, words: int) -> list[tuple[str, str]]:

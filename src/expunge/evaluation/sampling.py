@@ -37,9 +37,9 @@ def sampled_answers(
     whatever else is in the call. Else as :func:`expunge.evaluation.generation.greedy_answers`.
     """
 
-    def choose(batch: Sequence[int], begin: int) -> NucleusChoice:
+    def choose(batch: Sequence[int], _: int) -> NucleusChoice:
         draws = np.stack([np.random.default_rng(list(seeds[i])).random(max_new_tokens) for i in batch])
-        return NucleusChoice(torch.from_numpy(draws).float(), begin, temperature, top_p)
+        return NucleusChoice(torch.from_numpy(draws).float(), temperature, top_p)
 
     return greedy_answers(
         model,
@@ -76,15 +76,16 @@ def nucleus_choice(logits: torch.Tensor, draws: torch.Tensor, temperature: float
 
 
 class NucleusChoice(LogitsProcessor):
-    """Leaves each row of a greedy ``generate`` the one token that its draw picks.
+    """Leaves each row of one greedy ``generate`` the token that its draw picks: the n-th of the answer by the n-th of
+    ``draws`` [B, steps], uniform numbers."""
 
-    ``draws`` [B, steps] uniform numbers; ``begin`` the padded length of the prompts, which tells the step.
-    """
-
-    def __init__(self, draws: torch.Tensor, begin: int, temperature: float, top_p: float) -> None:
-        self.draws, self.begin, self.temperature, self.top_p = draws, begin, temperature, top_p
+    def __init__(self, draws: torch.Tensor, temperature: float, top_p: float) -> None:
+        self.draws, self.temperature, self.top_p = draws, temperature, top_p
+        self._begin: int | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        draws = self.draws[:, input_ids.shape[1] - self.begin].to(scores.device)
+        if self._begin is None:  # not the prompt's length as it was passed: an instruction may have been put into it
+            self._begin = input_ids.shape[1]
+        draws = self.draws[:, input_ids.shape[1] - self._begin].to(scores.device)
         chosen = nucleus_choice(scores, draws, self.temperature, self.top_p)
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)

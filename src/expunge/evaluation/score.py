@@ -279,7 +279,8 @@ def _samples(
         labels.setdefault(name, {})[chosen.label] = key
     samples = []
     for name, keys in labels.items():
-        for index, row in enumerate(suite.sets[name]):
+        given = next(iter(outputs.values())).sets[name].rows  # with the expected answers as they were scored
+        for index, row in enumerate(one.row for one in given):
             answers = {model: one.sets[name].rows[index].greedy for model, one in outputs.items()}
             scores = {
                 model: {

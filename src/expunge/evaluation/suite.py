@@ -37,7 +37,8 @@ class Suite:
     ``judge`` says which greedy answers are unsafe, where a metric asks for that. ``answer_judges`` say what an answer
     gives away, whether it reads well and whether it declines: metrics take the first one's word (that of fixed rules
     where there is none), and several are compared. ``plays`` names the sets that are the verdict's forget and retain
-    rows where they are called otherwise.
+    rows where they are called otherwise. ``cut_sets`` names sets of texts that no answer can give back whole: their
+    expected answers are cut to as many tokens as a greedy answer may have, before anything is scored.
     """
 
     name: str
@@ -49,10 +50,12 @@ class Suite:
     judge: Judge | None = None
     plays: Mapping[str, str] = field(default_factory=dict)
     answer_judges: tuple[AnswerJudge, ...] = ()
+    cut_sets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problems = [f"set '{name}' has no rows" for name, rows in self.sets.items() if not rows]
         problems += [f"metrics for a set '{name}' that is not there" for name in self.metrics if name not in self.sets]
+        problems += [f"a set '{name}' to cut that is not there" for name in self.cut_sets if name not in self.sets]
         if problems:
             raise ConfigError(f"suite '{self.name}' cannot be used: {'; '.join(problems)}.")
 
@@ -95,14 +98,15 @@ class Suite:
         }
 
 
-def spread(rows: Sequence[T], limit: int | None, *, option: str) -> tuple[T, ...]:
-    """At most ``limit`` of ``rows``, evenly spread over them in their order; all where it is None. ``option`` is
-    the suite's option that set it, for the error on a limit below 1."""
+def spread(rows: Sequence[T], limit: int | None, *, option: str, section: str = "suite") -> tuple[T, ...]:
+    """At most ``limit`` of ``rows``, evenly spread over them in their order; all where it is None. ``option`` of
+    ``section`` set it, for the error on a limit below 1."""
     if limit is None:
         return tuple(rows)
     if limit < 1:
         raise ConfigError(
-            f"suite.{option}={limit}: at least one row of a set must be scored. Set suite.{option}=null to score all."
+            f"{section}.{option}={limit}: at least one row of a set must be scored."
+            + (f" Set suite.{option}=null to score all." if section == "suite" else "")
         )
     count = min(limit, len(rows))
     return tuple(rows[i * len(rows) // count] for i in range(count))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ class LayerRuns:
     """Runs the body of ``model`` whole or from a layer on; the head is left to :class:`~expunge.models.halves.Halves`.
 
     A restarted forward equals the whole one bit for bit when its shape is the same. It passes over what hooks do below
-    the layer, and over what a family carries past its layers beside their output (see :meth:`agrees`).
+    the layer, and over what a family carries past its layers beside their output (see :meth:`restarts`).
     """
 
     def __init__(self, model: Any) -> None:
@@ -93,6 +94,7 @@ class LayerRuns:
                 given = entering.repeat(copies, 1, 1) if copies > 1 else entering
                 for number, layer in enumerate(self.layers[:first]):
                     stack.enter_context(replaced(layer, self._handing_on(number, given)))
+                    stack.enter_context(_unhooked(layer))  # what its hooks do is in what it gave
             stack.enter_context(tapped(self.model, taps or {}))
             return self._states(batch, copies)
 
@@ -103,6 +105,18 @@ class LayerRuns:
         last = max(recorded.layers)
         difference = (self.run(batch, last + 1, recorded.layers[last]) - recorded.states).abs().max()
         return bool(difference <= tolerance * recorded.states.abs().max())
+
+    @torch.no_grad()
+    def restarts(self, batch: Batch, layers: Collection[int]) -> bool:
+        """Whether runs that restart above any of ``layers`` give what whole ones do: the model carries no hook
+        (but those of transformers), since some act across layers in some prompts alone, and each of the layers agrees
+        in the first row of ``batch``."""
+        hooks = (hook for module in self.model.modules() for hook in _hooks(module))
+        if not all(str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks):
+            return False
+        row = Batch(batch.input_ids[:1], batch.attention_mask[:1], batch.answer_mask[:1], batch.side)
+        whole = self.record(row, layers=layers)
+        return all(self.agrees(row, Recorded(whole.states, {n: given})) for n, given in whole.layers.items())
 
     def _handing_on(self, number: int, given: Tensor) -> Callable[..., Any]:
         beside = self._beside[number]
@@ -120,3 +134,19 @@ class LayerRuns:
         lengths = (batch.attention_mask.bool() & ~batch.answer_mask).sum(-1).tolist()
         with prompt_lengths(lengths * copies):
             return self.halves.states(**inputs)
+
+
+def _hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+@contextmanager
+def _unhooked(module: nn.Module) -> Iterator[None]:
+    """Inside, the hooks that were on ``module`` itself do not act; those that come are gone afterwards."""
+    names = ("_forward_pre_hooks", "_forward_hooks")
+    before = {name: module.__dict__[name] for name in names}
+    try:
+        module.__dict__.update({name: OrderedDict() for name in names})
+        yield
+    finally:
+        module.__dict__.update(before)

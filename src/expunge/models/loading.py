@@ -26,8 +26,8 @@ _BLANK = 64  # a tokenizer with fewer tokens may have lost its vocabulary
 def load_model(spec: ModelSpec | str | Path, *, role: str = "target") -> PreTrainedModel:
     """A causal language model in evaluation mode, on its device, in its precision.
 
-    The path ``run:DIR`` is the erased model of the run folder ``DIR``. ``role`` is ``target`` or ``retrained``; it
-    decides which of a world's two models ``world:NAME`` means and names the model in errors. Weights come from
+    The path ``run:DIR`` is the erased model of the run folder ``DIR``. ``role`` names the
+    model in errors, and ``world:NAME`` is that world's target unless the role is ``retrained``. Weights come from
     safetensors (or a pickle loaded ``weights_only``) and must be all that the architecture has; code from the model's
     repository runs only with ``trust_remote_code``.
     """
@@ -154,7 +154,8 @@ def tokens_at_most(spec: ModelSpec | str | Path, wanted: int, *, role: str = "ta
 
 
 def resolve(path: str, *, role: str) -> str:
-    """A path or hub id that transformers understands, for what a run file names.
+    """A path or hub id that transformers understands, for what a run file names. A world's retrained model is meant by
+    the role ``retrained`` alone: whoever names a world as the erased model asks about its target.
 
     Raises:
         ModelError: the erased model of a run, which lies in no file.
@@ -169,7 +170,7 @@ def resolve(path: str, *, role: str) -> str:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     from expunge.worlds.interface import get_world
 
-    return str(get_world(path.removeprefix("world:")).model_folder(role))
+    return str(get_world(path.removeprefix("world:")).model_folder("retrained" if role == "retrained" else "target"))
 
 
 def _before_runs(path: str) -> str:

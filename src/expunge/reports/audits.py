@@ -63,26 +63,33 @@ class AuditCard:
 
 @dataclass(frozen=True)
 class AuditCards:
-    """The audits of one run: ``first`` is what a reader must know before them, ``summary`` their labels in a line."""
+    """The audits of one run: ``first`` is what a reader must know before them, ``summary`` their labels in a line;
+    ``waiting`` are those that the same command goes on with."""
 
     at: int
     first: str
     summary: str
     cards: tuple[AuditCard, ...]
     left_out: tuple[tuple[str, str], ...] = field(default=())
+    waiting: tuple[tuple[str, str], ...] = field(default=())
 
 
 def shown(runs: Sequence[Run]) -> tuple[list[AuditCards], list[dict[str, Any]]]:
     """The audits of every run that has some, and what the page draws of them."""
     figures: list[dict[str, Any]] = []
     found = [_cards(at, run.audits, figures) for at, run in enumerate(runs) if run.audits]
-    return [one for one in found if one.cards or one.first or one.left_out], figures
+    return [one for one in found if one.cards or one.first or one.left_out or one.waiting], figures
 
 
 def lede(run: Run) -> str:
     """The audits of a run in a sentence or two; empty where it has none."""
-    found, _ = shown([run])
-    return " ".join(part for one in found for part in (one.first, one.summary) if part)
+    return lede_of(run.audits) if run.audits else ""
+
+
+def lede_of(audits: Mapping[str, Any]) -> str:
+    """The same of the content of an ``audits.json``."""
+    one = _cards(0, audits, [])
+    return " ".join(part for part in (one.first, one.summary) if part)
 
 
 def _cards(at: int, audits: Mapping[str, Any], figures: list[dict[str, Any]]) -> AuditCards:
@@ -96,15 +103,15 @@ def _cards(at: int, audits: Mapping[str, Any], figures: list[dict[str, Any]]) ->
     cards = [_card(at, name, known[name], figures) for name in _by_audit(known)]
     first, reasons = audits.get("first"), audits.get("left_out")
     left_out = dict(reasons) if isinstance(nested, Mapping) and isinstance(reasons, Mapping) else {}
-    waiting = audits.get("waiting")
-    if isinstance(waiting, list):  # of a run that was cut off
-        left_out |= {str(name): _WAITING for name in waiting if str(name) not in left_out}
+    names = audits.get("waiting")
+    waiting = {str(name): left_out.pop(name, _WAITING) for name in (names if isinstance(names, list) else ())}
     return AuditCards(
         at,
         first if isinstance(first, str) else "",
-        _summary(known, [str(name) for name in left_out]),
+        _summary(known, [str(name) for name in left_out], list(waiting)),
         tuple(cards),
-        tuple((set_title(str(name)), str(why)) for name, why in left_out.items()),
+        tuple((_title(str(name)), str(why)) for name, why in left_out.items()),
+        tuple((_title(name), str(why)) for name, why in waiting.items()),
     )
 
 
@@ -119,21 +126,36 @@ def _named(name: str) -> tuple[str, int | None]:
     return (found[1], int(found[2])) if found else (name, None)
 
 
-def _summary(entries: Mapping[str, Any], left_out: Sequence[str]) -> str:
+def _title(name: str) -> str:
+    audit, seed = _named(name)
+    return set_title(audit) + ("" if seed is None else f", seed {seed}")
+
+
+def _words(name: str) -> str:
+    audit, seed = _named(name)
+    return audit.replace("_", " ") + ("" if seed is None else f", seed {seed}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    words = [_words(name) for name in names]
+    return ("; " if any("," in one for one in words) else ", ").join(words)
+
+
+def _summary(entries: Mapping[str, Any], left_out: Sequence[str], waiting: Sequence[str]) -> str:
     """``Of 3 audits: hidden in 1 (patching); erased in 2 (paraphrase, membership).``"""
     found: dict[str, list[str]] = {}
     for name in _by_audit(entries):
         label = _verdict(entries[name])[0]
         if label:
-            audit, seed = _named(name)
-            found.setdefault(label, []).append(audit.replace("_", " ") + ("" if seed is None else f", seed {seed}"))
+            found.setdefault(label, []).append(_words(name))
+    missing = f" Left out: {_listed(left_out)}." if left_out else ""
+    missing += f" Still to come: {_listed(waiting)}." if waiting else ""
     if not found:
-        return ""
+        return f"No audit has run yet.{missing}" if waiting else ""
     order = [label for label in LABEL_TONES if label in found] + [one for one in found if one not in LABEL_TONES]
     separator = "; " if any("," in name for names in found.values() for name in names) else ", "
     parts = [f"{label} in {len(found[label])} ({separator.join(found[label])})" for label in order]
     count = sum(map(len, found.values()))
-    missing = f" Left out: {', '.join(name.replace('_', ' ') for name in left_out)}." if left_out else ""
     return f"Of {count} audit{'s' * (count > 1)}: {'; '.join(parts)}.{missing}"
 
 
@@ -146,8 +168,7 @@ def _verdict(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _card(at: int, name: str, entry: Mapping[str, Any], figures: list[dict[str, Any]]) -> AuditCard:
-    audit, seed = _named(name)
-    title = set_title(audit) + ("" if seed is None else f", seed {seed}")
+    title, seed = _title(name), _named(name)[1]
     label, words = _verdict(entry)
     columns, rows = _scores(entry.get("rows"))
     heats = list(heat_figures(at, entry, title, figures))

@@ -117,17 +117,25 @@ def _search(folder: Path, depth: int, finished: list[Path], unfinished: list[str
     ]
     if seeds or started:
         has = ", ".join([s.name for s in seeds] + started)
-        config = next((p for p in (folder, *seeds) if (p / "run.yaml").exists()), None)
-        command = (
-            f"`expunge run {config / 'run.yaml'} --out {folder}`" if config else f"`expunge forget --out {folder}`"
-        )
-        unfinished.append(f"'{folder}' has {has} but no scores.json: the run has not finished. {command} finishes it.")
+        lacks, command = _finishing(folder, next((p for p in (folder, *seeds) if (p / "run.yaml").exists()), None))
+        unfinished.append(f"'{folder}' has {has} but no {lacks}: the run has not finished. {command} finishes it.")
         return
     if depth == 0:
         return
     for child in sorted(folder.iterdir()):
         if child.is_dir() and not child.name.startswith(".") and child.name not in _SKIPPED:
             _search(child, depth - 1, finished, unfinished)
+
+
+def _finishing(folder: Path, config: Path | None) -> tuple[str, str]:
+    """The file that an unfinished run lacks and the command that goes on with it, by the verb that made ``config``."""
+    if config is None:
+        return "scores.json", f"`expunge forget --out {folder}`"
+    settings = _read_yaml(config / "run.yaml", []) or {}
+    if "method" not in settings and "erased" in settings:  # neither verb takes its run file
+        verb, lacks = ("audit", "audits.json") if "audits" in settings else ("evaluate", "scores.json")
+        return lacks, f"The same `expunge {verb}` command (its settings are in {config / 'run.yaml'})"
+    return "scores.json", f"`expunge run {config / 'run.yaml'} --out {folder}`"
 
 
 def _is_finished(folder: Path) -> bool:

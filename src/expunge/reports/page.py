@@ -27,6 +27,7 @@ from expunge.reports.tables import (
 )
 
 _SCRIPTS = ("charts.js", "activations.js", "guard.js", "audits.js", "answers.js", "page.js")
+_AUDITED = {"erasure": "Erasure", "erased": "Erased model", "retrained": "Retrained model"}
 _GREEDY = "by its greedy answers"
 _CHOSEN = "by its likeliest options"
 _SCOPES = (("_harmful_rate_n", _GREEDY), ("_solved_n", _GREEDY), ("_top_option_n", _CHOSEN))
@@ -187,14 +188,29 @@ def _listed(names: list[str]) -> str:
 
 def _facts(runs: list[Run]) -> list[tuple[str, str]]:
     """The few facts that belong under the title: each is said once where all runs agree on it."""
+    audited = [run for run in runs if not run.verdict]
     facts = [
-        ("Model", [target_source(run) for run in runs]),
+        ("Target" if len(audited) == len(runs) else "Model", [_given(run, "model") for run in runs]),
+        *((name, [_given(run, part) for run in audited]) for part, name in _AUDITED.items()),
         ("Suite", [run.suite for run in runs]),
         ("Data", [data_summary(run) for run in runs]),
         ("Seeds", [str(len(run.seeds)) if run.seeds else "" for run in runs]),
     ]
     rows = [(name, ", ".join(dict.fromkeys(value for value in values if value))) for name, values in facts]
     return [(name, value) for name, value in rows if value]
+
+
+def _given(run: Run, part: str) -> str:
+    """A model or an erasure that was audited, by the name or path that the user gave, else as the run recorded it."""
+    named = (run.environment or {}).get("audited")
+    if isinstance(named, dict) and named.get(part) and not run.verdict:
+        return str(named[part])
+    if part == "model":
+        return target_source(run)
+    value = (run.settings or {}).get(part)
+    if isinstance(value, dict):
+        return str(value.get("path") or (f"a loaded {value['loaded']}" if value.get("loaded") else ""))
+    return str(value or "")
 
 
 def _card(at: int, run: Run) -> dict[str, Any]:

@@ -159,6 +159,8 @@ def setting_sections(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     environment.pop("schema", None)
     target = environment.pop("target", None)
     data = environment.pop("data", None)
+    environment.pop("audited", None)  # said under the title
+    others = {name: environment.pop(name) for name in ("erasure", "erased", "retrained") if name in environment}
     manifest = {k: v for k, v in (run.manifest or {}).items() if k != "schema"}
     if isinstance(manifest.get("details"), dict):  # lists of numbers, which the page draws
         kept = without_drawn(manifest["details"])
@@ -167,6 +169,7 @@ def setting_sections(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Settings", flatten(run.settings) if run.settings else []),
         ("Erasure", flatten(manifest) if manifest else []),
         ("Target's fingerprint", flatten(target) if target else []),
+        ("Fingerprints beside the target's", flatten(others) if others else []),
         ("Data", flatten(data) if data else []),
         ("Versions and hardware", flatten(environment) if environment else []),
         (

@@ -16,6 +16,10 @@ from expunge.requests.rows import Row
 
 SETS = ("forget", "retain", "neighbours", "holdout", "calibration", "probes")
 _UNSAFE = ("forget", "holdout")  # where responses are marked, these sets take the unsafe ones, the others the safe ones
+_ALLOWED = (
+    "--allow-overlap where the command has it, else the setting request.allow_overlap=true; in Python "
+    "allow_overlap=True"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +129,16 @@ class Request:
         """The sets that have rows, by name, forget first."""
         return {name: rows for name in SETS if (rows := getattr(self, name))}
 
-    def check_overlap(self) -> None:
-        """Raise a `RequestError` that lists the forget rows which are in another set too."""
+    def check_overlap(self, only: str | None = None) -> None:
+        """Raise a `RequestError` that lists the forget rows which are in another set too, or in the set ``only``, for
+        whoever cannot use it then, whatever was allowed."""
         wanted: dict[tuple[str, ...], Row] = {}
         for row in self.forget:
             wanted.setdefault(row.key, row)
         shared = [
             (name, wanted[row.key], row)
             for name, rows in self.sets.items()
-            if name != "forget"
+            if name != "forget" and only in (None, name)
             for row in rows
             if row.key in wanted
         ]
@@ -148,7 +153,8 @@ class Request:
         raise RequestError(
             f"rows that must be forgotten are also in a set that must not hold them ({len(shared)}):\n"
             + "\n".join(lines)
-            + "\nTake them out of one side, or allow it (--allow-overlap, in Python allow_overlap=True)."
+            + "\nTake them out of one side"
+            + ("." if only else f", or allow it ({_ALLOWED}).")
         )
 
     def with_calibration(self, fraction: float = 0.2, seed: int = 0) -> Request:

@@ -148,6 +148,53 @@ def test_an_erasure_put_on_the_target_is_as_another_model() -> None:
         np.testing.assert_allclose(one.changed[change], two.changed[change], rtol=1e-4)
 
 
+def test_hooks_of_the_erased_model_act_once() -> None:
+    target, erased = zoo.model("llama", num_hidden_layers=3), zoo.model("llama", num_hidden_layers=3, seed=1)
+    layers: Any = erased.model.layers
+    layers[0].register_forward_hook(lambda _, __, output: output * 0.3)
+    changes, _ = patches_of(target, EVERY)
+    errors = patching(target, erased, changes, merged_tokens=0)  # each from its own layer on, were it to restart
+    assert not errors.restarted
+    for change in changes:
+        np.testing.assert_allclose(errors.changed[change], by_hand(target, erased, change), rtol=1e-4)
+
+
+@pytest.mark.parametrize("coarse", ["target", "erased"])
+def test_another_precision_is_no_erasure(coarse: str) -> None:
+    """bfloat16 has 7 bits after the leading one: eps is 2**-7, and twice that is rounding, whichever model has it."""
+    models: dict[str, Any] = {name: zoo.model("llama") for name in ("target", "erased")}
+    models[coarse].to(torch.bfloat16)
+    changes, _ = patches_of(models["target"])
+    errors = patching(models["target"], models["erased"], changes)
+    assert errors.rounding == 2 * 2**-7
+    assert errors.erased.min() > 0
+    assert (errors.erased < errors.least).all()
+
+
+def test_padding_rows_of_the_vocabulary_are_passed_over() -> None:
+    """The padded model's first 99 logits are those of the other one."""
+    target, erased = zoo.model("llama", vocab_size=99), zoo.model("llama", seed=1, vocab_size=99)
+    padded = zoo.model("llama", seed=2, vocab_size=102)
+    with torch.no_grad():
+        for name, parameter in erased.named_parameters():
+            padded.get_parameter(name)[: len(parameter)].copy_(parameter)
+    changes, _ = patches_of(target, EVERY)
+    plain = patching(target, erased, changes)
+    for found in (patching(target, padded, changes), patching(padded, erased, changes)):
+        assert found.erased.shape == plain.erased.shape
+        assert np.isfinite(found.erased).all()
+    found = patching(target, padded, changes)
+    np.testing.assert_allclose(found.erased, plain.erased, rtol=1e-5)
+    np.testing.assert_allclose(found.scale, plain.scale, rtol=1e-5)
+    for change in changes:
+        np.testing.assert_allclose(found.changed[change], plain.changed[change], rtol=1e-4)
+    # and the other way round it is the target that has more
+    same = zoo.model("llama", seed=1, vocab_size=99)
+    assert patching(padded, same, changes).erased.max() < 1e-6
+    with pytest.raises(ModelError, match="vocabulary: 99 and 20"):
+        patching(target, zoo.model("llama", vocab_size=20), changes)  # the examples have tokens up to 23
+
+
 def test_windows_are_clipped_at_the_ends() -> None:
     assert windows(4) == {0: range(1), 1: range(1, 2), 2: range(2, 3), 3: range(3, 4)}
     # five layers from the sixteenth layer of a model on: two below and two above the one in the middle
@@ -159,15 +206,41 @@ def test_windows_are_clipped_at_the_ends() -> None:
         windows(3, 0)
 
 
-def test_deep_models_have_so_many_windows_evenly_spread_that_cover_them() -> None:
-    # centres at n 39 / 3: 0, 13, 26, 39
-    assert list(windows(40, 1, 4)) == [0, 13, 26, 39]
-    assert list(windows(5, 1, 1)) == [2] and list(windows(3, 1, 9)) == [0, 1, 2] and list(windows(1, 1, 4)) == [0]
+def test_deep_models_have_so_many_windows_evenly_spread() -> None:
+    # centres at n 39 / 13: every third layer, and the last
+    assert list(windows(40, 5, 14)) == list(range(0, 40, 3))
+    assert list(windows(3, 1, 9)) == [0, 1, 2] and list(windows(1, 1, 4)) == [0]
     for count in range(25, 101):
-        some = windows(count, most=24)
-        assert len(some) == 24 and {layer for one in some.values() for layer in one} == set(range(count))
+        assert len(windows(count, most=24)) == 24
     with pytest.raises(ConfigError, match="windows=0"):
         windows(3, 1, 0)
+
+
+def test_no_layer_is_left_out_however_few_windows_are_asked_for() -> None:
+    # 40 / 5 = 8 windows side by side: 0-4, 5-9, ..
+    assert list(windows(40, 5, 4).values()) == [range(n, n + 5) for n in range(0, 40, 5)]
+    assert windows(5, 5, 1) == {2: range(5)}
+    # ceil(7 / 3) = 3 reach over nine layers, so that each end is clipped by one
+    assert list(windows(7, 3, 1).values()) == [range(2), range(2, 5), range(5, 7)]
+    for count in range(1, 201):
+        for width in range(1, 8):
+            for most in range(1, 31):
+                found = windows(count, width, most)
+                assert len(found) == min(count, max(most, -(-count // width))), (count, width, most)
+                assert set().union(*found.values()) == set(range(count)), (count, width, most)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_answers_mean_log_probability_is_that_of_plain_forwards(side: str) -> None:
+    target, erased = zoo.model("llama"), zoo.model("llama", seed=1)
+    errors = patching(target, erased, patches_of(target)[0], side=side)
+    for model, found in ((target, errors.target_logps), (erased, errors.logps)):
+        for example, value in zip(EXAMPLES, found, strict=True):
+            ids, start = torch.tensor([example.input_ids]), example.answer_start
+            with torch.no_grad():
+                logps = model(input_ids=ids).logits[0].log_softmax(-1)
+            each = [logps[place - 1, example.input_ids[place]].item() for place in range(start, ids.shape[1])]
+            assert value == pytest.approx(sum(each) / len(each), rel=1e-4)
 
 
 def test_models_of_other_shapes_and_unknown_components_are_errors() -> None:

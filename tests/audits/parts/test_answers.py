@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,3 +89,7 @@ def test_plain_questions_are_asked_once_for_all_audits() -> None:
     assert set(first) == {"target", "erased"}
     assert plain_answers(audited, [ROW])["erased"] is first["erased"]
     assert plain_answers(audited, [Row("Really?", "Yes")])["erased"] is not first["erased"]
+    # an audit that leaves more room shares the memory, and not the answers that were cut
+    roomy = plain_answers(replace(audited, max_new_tokens=6), [ROW])["erased"]
+    words = [len(zoo.tokenizer("llama")(one.answers[0][0])["input_ids"]) for one in (first["erased"], roomy)]
+    assert words[0] < words[1]

@@ -10,17 +10,17 @@ import pytest
 import zoo
 from expunge.audits.interface import Audited, ModelName
 from expunge.audits.parts.answers import Answers
-from expunge.audits.parts.beyond import attack_result, beyond
+from expunge.audits.parts.beyond import Beyond, attack_result, beyond, mean_score, unproven
 from expunge.requests import Request, Row
 
-ROWS = tuple(Row(f"Where was person {i} born?", f"In town {i}") for i in range(4))
+ROWS = tuple(Row(f"Where was person {i} born?", f"In town {i}") for i in range(5))
 
 
 def answers(*ways: list[float]) -> Answers:
-    """The same values of every metric, [V, 4]."""
+    """The same values of every metric, [V, n]."""
     values = np.array(ways)
     names = tuple(f"way {i}" for i in range(len(ways)))
-    texts = tuple(tuple("x" for _ in ROWS) for _ in ways)
+    texts = tuple(tuple("x" for _ in way) for way in ways)
     return Answers(names, values, values.copy(), values.copy(), texts, texts)
 
 
@@ -59,7 +59,7 @@ def results(attacked: dict[ModelName, Answers], plain: dict[ModelName, Answers],
     return found.label, found.sentence
 
 
-NOTHING, MUCH = [0.1, 0.2, 0.1, 0.2], [0.8, 0.9, 0.7, 0.9]
+NOTHING, MUCH = [0.1, 0.2, 0.1, 0.2, 0.1], [0.8, 0.9, 0.7, 0.9, 0.8]
 
 
 def test_the_label_follows_from_attack_and_plain_questions() -> None:
@@ -69,22 +69,61 @@ def test_the_label_follows_from_attack_and_plain_questions() -> None:
     assert results(forgot, forgot)[0] == "erased"
     assert results(brought, forgot)[0] == "hidden"
     assert results(brought, brought)[0] == "leaks"
-    # differences .7 .7 .6 .7
-    assert "words of the answers +0.675 ± 0.025" in results(brought, forgot)[1]
-    # what the retrained model can be made to say as well is no leak
+    # differences .7 .7 .6 .7 .7: mean .68, squared deviations 4 * .0004 + .0064 = .008, standard error sqrt(.002 / 5)
+    assert "words of the answers +0.680 ± 0.020" in results(brought, forgot)[1]
+    assert "of the answers' words (5 rows)" in results(brought, forgot)[1]
+    # what the retrained model can be made to say as well is no leak, and this attack tells nothing apart
     everyone: dict[ModelName, Answers] = {"target": knows, "erased": knows, "retrained": knows}
-    assert results(everyone, forgot)[0] == "erased"
+    assert results(everyone, forgot)[0] == "no claim"
     alone: dict[ModelName, Answers] = {"target": knows, "erased": knows}
     assert results(alone, alone, retrained=None)[0] == "no claim"
 
 
+def test_nothing_is_erased_from_a_target_that_does_not_know_or_by_a_few_rows() -> None:
+    not_ = answers(NOTHING)
+    nobody: dict[ModelName, Answers] = {"target": not_, "erased": not_, "retrained": not_}
+    label, sentence = results(nobody, nobody)
+    assert label == "no claim" and "target itself gives away surely no more of these 5 rows" in sentence
+    few: dict[ModelName, Answers] = {"target": answers(MUCH[:4]), "erased": answers(NOTHING[:4])}
+    few["retrained"] = few["erased"]
+    label, sentence = results(few, few)
+    assert label == "no claim" and "4 rows cannot prove that nothing is left. Pass 5 at least" in sentence
+    few["erased"] = few["target"]  # to find something, few rows can do
+    assert results(few, few)[0] == "leaks"
+
+
+def test_what_makes_an_absence_mean_something() -> None:
+    nothing, much = Beyond(0.0, 0.0, 5, False), Beyond(0.7, 0.02, 5, True)
+    assert unproven([nothing, much]) is None
+    assert "nothing to erase" in str(unproven([nothing, nothing]))
+    assert "1 row cannot" in str(unproven([Beyond(0.7, None, 1, False)]))
+
+
+def test_answers_without_words_are_judged_by_their_probability() -> None:
+    def cyrillic(probability: float) -> Answers:
+        undefined, texts = np.full((1, 5), np.nan), (("x",) * 5,)
+        return Answers(("way",), undefined, undefined, np.full((1, 5), probability), texts, texts)
+
+    asked: dict[ModelName, Answers] = {"target": cyrillic(0.5), "erased": cyrillic(0.1), "retrained": cyrillic(0.1)}
+    label, sentence = results(asked, asked)
+    assert label == "erased" and "nan" not in sentence
+    assert "no words that leakage counts, a probability of 0.100 (5 rows)" in sentence
+    assert results(asked | {"erased": cyrillic(0.3)}, asked)[0] == "hidden"
+
+
+def test_the_score_of_values_leaves_out_what_is_undefined() -> None:
+    found = mean_score(np.array([1.0, np.nan, 3.0]), 4)  # mean 2, sd sqrt(2), two values
+    assert (found.value, found.n, found.version) == (2, 2, 4) and found.stderr == pytest.approx(1)
+    assert math.isnan(mean_score(np.array([np.nan]), 1).value)
+
+
 def test_mean_and_best_over_ways_have_the_same_control() -> None:
     attacked: dict[ModelName, Answers] = {
-        "target": answers(MUCH, MUCH),
+        "target": answers(MUCH[:4], MUCH[:4]),
         "erased": answers([1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]),
         "retrained": answers([0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]),
     }
-    plain: dict[ModelName, Answers] = dict.fromkeys(attacked, answers(NOTHING))
+    plain: dict[ModelName, Answers] = dict.fromkeys(attacked, answers(NOTHING[:4]))
     found = attack_result("attack", 3, audited(), ROWS, plain=plain, attacked=attacked, doing="Asked")
     erased, retrained = found.rows["erased"], found.rows["retrained"]
     # by row the means over ways are .5 .5 0 1 and 0 0 .5 0, the best 1 1 0 1 and 0 0 1 0

@@ -79,7 +79,7 @@ def test_the_first_level_at_which_it_is_back_is_said() -> None:
     assert found.label == "comes back"
     assert found.sentence.startswith("After 10 steps, ") and "0.80 in the erased model (0.10 before)" in found.sentence
     assert "0.20 in the retrained one" in found.sentence and "+0.60 ± 0.01" in found.sentence
-    assert found.sentence.endswith("Nothing comes back within 10 steps on other.")
+    assert found.sentence.endswith("Nothing comes back within 10 steps on other. 4 rows were asked.")
     assert found.details["comes_back"]["levels"]["first"] == 10
     assert found.details["comes_back"]["other"]["first"] is None
     erased = found.rows["erased"]
@@ -102,7 +102,9 @@ def test_less_than_half_is_hidden_and_what_was_there_before_leaks() -> None:
     found = result(course([0.1, 0.2, 0.2], [0.1, 0.1, 0.1]))
     assert found.label == "hidden" and "After 5 steps" in found.sentence and "less than half" in found.sentence
     leaks = result(course([0.2, 0.2, 0.2], [0.1, 0.1, 0.1]))
-    assert leaks.label == "leaks" and leaks.sentence.endswith("Nothing comes back within 10 steps on rows.")
+    assert leaks.label == "leaks" and leaks.sentence.endswith(
+        "Nothing comes back within 10 steps on rows. 4 rows were asked."
+    )
     more = result(course([0.2, 0.3, 0.2], [0.1, 0.1, 0.1]))
     assert more.label == "leaks" and "less than half" in more.sentence and "After 5 steps, " in more.sentence
     assert "nothing has to come back" in result(course([0.8, 0.8, 0.8], [0.1, 0.1, 0.1])).sentence
@@ -119,7 +121,9 @@ def test_a_ruined_model_proves_nothing() -> None:
 
 def test_without_what_it_takes_there_is_no_claim() -> None:
     alike = course([0.1] * 3, [0.1] * 3)
-    assert result(alike, doubt="But it was too weak.").sentence.endswith("rows. But it was too weak.")
+    assert result(alike, doubt="But it was too weak.").sentence.endswith(
+        "rows. But it was too weak. 4 rows were asked."
+    )
     assert result(alike, doubt="But it was too weak.").label == "no claim"
     knows_nothing = result(course([0.9] * 3, [0.9] * 3))
     assert knows_nothing.label == "no claim" and "The target itself knows surely no more" in knows_nothing.sentence
@@ -130,3 +134,63 @@ def test_draws_are_averaged_row_by_row() -> None:
     drawn = answers(np.full(4, 0.2), np.full(4, 0.6))
     one.seen["erased"][2].__dict__["answers"] = drawn
     assert result(one).rows["erased"]["again_10_probability"].value == pytest.approx(0.4)
+
+
+def test_doubt_hides_nothing_that_is_surely_there() -> None:
+    weak = "But it was too weak."
+    # .3 less .1 is .2 with an error of .0129, and half way to .9 is .5
+    leaks = result(course([0.3] * 3, [0.1] * 3, kept=[0.8, 0.1, 0.1]), doubt=weak)
+    assert leaks.label == "leaks" and leaks.sentence.startswith("With nothing done at all, ")
+    assert "each of these ruins the erased model" in leaks.sentence and weak in leaks.sentence
+    hidden = result(course([0.1, 0.3, 0.1], [0.1] * 3), doubt=weak)
+    assert hidden.label == "hidden" and "After 5 steps, " in hidden.sentence and weak in hidden.sentence
+    ruined = result(course([0.1, 0.3, 0.1], [0.1] * 3, kept=[0.8, 0.1, 0.1]))
+    assert ruined.label == "hidden" and ruined.details["comes_back"]["levels"]["most_at"] == 5
+
+
+@pytest.mark.parametrize("better", ["target", "retrained"])
+def test_a_model_that_was_ruined_before_is_not_erased(better: ModelName) -> None:
+    one = course([0.1] * 3, [0.1] * 3)
+    for model, kept in {"target": 0.2, "retrained": 0.2, better: 0.8, "erased": 0.39}.items():  # half of .8 is .4
+        one.seen[model][0].__dict__["kept"] = np.array([kept - 0.1, kept + 0.1])
+    found = result(one)
+    assert found.label == "no claim"
+    assert f"is 0.39 in the erased model, less than half of the {better} model's 0.80" in found.sentence
+    assert len(found.curves) == 3  # asked before alone: no figure by steps
+    one.seen["erased"][0].__dict__["kept"] = np.array([0.31, 0.51])
+    assert result(one).label == "erased"
+    leaking = course([0.3] * 3, [0.1] * 3, kept=[0.1] * 3)
+    leaking.seen["target"][0].__dict__["kept"] = np.array([0.9])
+    assert result(leaking).label == "leaks"  # what it says it knows
+
+
+def test_the_best_level_is_scored_for_each_model() -> None:
+    found = result(course([0.1, 0.4, 0.3], [0.1, 0.1, 0.2]))
+    erased, retrained = found.rows["erased"], found.rows["retrained"]
+    # erased: .4 after 5 steps; retrained: .2 after 10
+    assert erased["again_best_probability"].value == pytest.approx(0.4)
+    assert retrained["again_best_probability"].value == pytest.approx(0.2)
+    assert erased["again_best_probability_beyond_retrained"].value == pytest.approx(0.2)
+    assert erased["again_10_probability"].value == pytest.approx(0.3)
+    # .4 less .1 tells more than .3 less .2
+    assert found.details["comes_back"]["levels"]["most_at"] == 5
+    alone = result(course([0.1] * 3, [0.1] * 3, kept=[0.8, 0.7, 0.7]))
+    assert not any("best" in key for key in alone.rows["target"])
+
+
+def test_one_row_is_said_to_be_one() -> None:
+    values = np.array([[0.5]])
+    single = Answers(("plain",), values, values, values, (("Where?",),), (("There.",),))
+    seen: dict[ModelName, list[Seen]] = {model: [Seen(single)] * 2 for model in ("target", "erased", "retrained")}
+    levels = [Level(0, "0", "Before"), Level(1, "1", "After 1 step")]
+    one = Course("", "Trained", "steps", levels, seen, "within 1 step", ("1",))
+    audited = Audited(
+        zoo.model("llama"),
+        zoo.tokenizer("llama"),
+        Request(ROWS),
+        erased=zoo.model("llama", seed=1),
+        retrained=zoo.model("llama", seed=2),
+    )
+    found = coming_back_result("again", 1, audited, ROWS[:1], [one], details={}, more="And so on.")
+    assert found.label == "no claim"
+    assert found.sentence == "Only one row was asked, which proves nothing: pass more. And so on."

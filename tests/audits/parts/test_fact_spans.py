@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import zoo
-from expunge.audits.parts.fact_spans import difference, fact_span
+from expunge.audits.parts.fact_spans import difference, fact_span, place_of
 from expunge.data.encode import encode
 from expunge.data.template import Template
 from expunge.requests.rows import Row
@@ -49,6 +49,25 @@ def test_spans_hold_the_fact_and_nothing_else(family: str) -> None:
     )
     assert span_text(paraphrased) in ("Paris", "Paris.")
     assert span_text(Row("Where?", row.answer)) is None
+
+
+def test_facts_are_whole_words() -> None:
+    assert place_of("Paris", "The Parisian left Paris.") == 18  # 18: "The Parisian left " has 3+1+8+1+4+1 characters
+    assert place_of("Paris", "The Parisian left.") is None
+    assert place_of("42", "In 1942.") is None and place_of("42", "(42)") == 1
+    assert place_of("1.5", "It is 1x5.") is None  # no pattern
+    assert place_of("Paris", "New_Paris") == 4 and place_of("", "Paris") is None
+    assert place_of("\u5df4\u9ece", "\u5979\u5728\u5df4\u9ece\u51fa\u751f") == 2  # no spaces there
+    tokenizer = zoo.tokenizer("llama")
+    template = Template.of(tokenizer)
+
+    def span_text(answer: str) -> str | None:
+        example = encode(tokenizer, template, Row("Where?", answer), max_length=512)
+        span = fact_span(tokenizer, template, Row("Where?", answer), example, ["Paris"])
+        return None if span is None else tokenizer.decode(example.input_ids[slice(*span)]).strip()
+
+    assert span_text("The Parisian was born there.") is None
+    assert span_text("The Parisian was born in Paris") == "Paris"
 
 
 def test_a_fact_cut_away_is_none() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 import zoo
-from expunge.audits.parts.layer_readings import layer_readings
+from expunge.audits.parts.layer_readings import check_layers, layer_readings
 from expunge.data.batches import pad_id
 from expunge.data.encode import encode_all
 from expunge.data.template import Template
@@ -34,6 +36,8 @@ def test_the_last_layer_is_the_model(family: str) -> None:
         assert found.first[-1, place] == pytest.approx(logps[0].exp().item(), rel=1e-4)
         assert found.ranks[-1, place] == 1 + (logits[0] > logits[0, wanted[0]]).sum().item()
     assert not np.allclose(found.logps[0], found.logps[1])
+    np.testing.assert_array_equal(found.first_rows(1).logps, found.logps[:, :1])
+    check_layers(model, examples, pad_id(tokenizer))
     assert not any("forward" in module.__dict__ or module._forward_hooks for module in model.modules())
 
 
@@ -51,9 +55,17 @@ def test_an_inner_layer_goes_through_the_models_norm_and_head() -> None:
     assert found.first[0, 0] == pytest.approx(logps[0].exp().item(), rel=1e-4)
 
 
+def acting_across(model: Any) -> None:
+    """What the first layer sees comes back after the last one: no layer's output holds it."""
+    seen: list[torch.Tensor] = []
+    model.model.layers[0].register_forward_hook(lambda _, __, output: seen.append(10 * output.flip(-1)))
+    model.model.norm.register_forward_pre_hook(lambda _, given: (given[0] + seen.pop(),) if seen else None)
+
+
 def test_what_acts_beyond_the_layers_is_noticed() -> None:
     model, tokenizer = zoo.model("llama"), zoo.tokenizer("llama")
     examples = encode_all(tokenizer, Template.of(tokenizer), ROWS, max_length=200)
-    model.model.layers[1].register_forward_hook(lambda _, __, output: output * 3 + 1)  # type: ignore[index, union-attr]
-    with pytest.raises(ModelError, match="logit_lens does not apply"):
-        layer_readings(model, examples, pad_id(tokenizer))
+    acting_across(model)
+    for read in (layer_readings, check_layers):
+        with pytest.raises(ModelError, match="logit_lens does not apply"):
+            read(model, examples, pad_id(tokenizer))

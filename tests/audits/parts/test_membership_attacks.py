@@ -56,7 +56,14 @@ def test_auc_counts_ties_as_half() -> None:
     assert separation([1, 2, 2], [3, 2]).auc == pytest.approx(1 / 6)
     assert separation([1, 1], [1, 1, 1]).auc == 0.5
     sure = separation([5, 6, 7], [1, 2])
-    assert (sure.auc, sure.low, sure.high, sure.stderr) == (1, 1, 1, 0)
+    # wholly apart: two pairs that share no row, both won; 2.5% of the time so at a chance of sqrt(0.025) = 0.158
+    assert (sure.auc, sure.low, sure.high, sure.stderr) == (1, pytest.approx(0.158114, abs=1e-6), 1, None)
+    other = separation([1, 2, 3], [5, 6, 7, 8])  # three pairs, none won: up to 1 - 0.025^(1/3) = 0.7076
+    assert (other.auc, other.low, other.high) == (0, 0, pytest.approx(0.7076, abs=1e-4))
+    # 40 and 40: 0.025^(1/40) = exp(-3.6889 / 40) = 0.9119
+    assert separation(np.arange(40) + 50.0, np.arange(40.0)).low == pytest.approx(0.9119, abs=1e-4)
+    for one in (sure, other, found):  # no rounding beyond 0 and 1
+        assert one.draws.min() >= 0 and one.draws.max() <= 1
 
 
 def test_rows_without_a_score_are_left_out_and_counted() -> None:

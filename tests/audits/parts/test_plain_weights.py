@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import zoo
 from expunge.audits.interface import Audited
@@ -30,6 +31,27 @@ def test_layers_matrices_and_nothing_else() -> None:
     assert all(inputs_first(gpt2, name) for name in matrices(gpt2))
     assert not any(inputs_first(zoo.model("llama"), name) for name in llama)
     assert any(one.ndim == 3 for one in matrices(zoo.model("mixtral")).values())
+
+
+def test_experts_that_are_held_inputs_first_are_known() -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
+    more = {"num_local_experts": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 50, "pad_token_id": 0}
+    for kind, own, first in (
+        ("gpt_oss", {}, True),  # its experts say so
+        ("llama4_text", {"intermediate_size_mlp": 96}, True),  # these do not: (4, 64, 192) and (4, 96, 64)
+        ("granitemoe", {}, False),
+    ):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **more, **own))
+        experts = {name: one for name, one in matrices(model).items() if one.ndim > 2}
+        shapes = {name.rpartition(".")[2]: tuple(one.shape[1:]) for name, one in experts.items()}
+        # gate and up make 2 * 96 of 64, down 64 of 96
+        wanted = {"gate_up_proj": (192, 64), "down_proj": (64, 96)}
+        assert shapes == {name: shape[::-1] if first else shape for name, shape in wanted.items()}, kind
+        assert [inputs_first(model, name) for name in experts] == [first, first], kind
+        assert not inputs_first(model, next(name for name in matrices(model) if "q_proj" in name))
+    for family in ("mixtral", "qwen2_moe", "deepseek"):
+        model = zoo.model(family)
+        assert not any(inputs_first(model, name) for name in matrices(model)), family
 
 
 def test_offloaded_weights_are_named() -> None:

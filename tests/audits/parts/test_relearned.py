@@ -96,3 +96,14 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(ModelError, match=r"the loss is nan\. Set a smaller audits\.relearning\.learning_rate"):
         train_again(model, EXAMPLES, lambda _: None, steps=(1,), trained="full", learning_rate=0.1, **HOW)  # type: ignore[arg-type]
+
+
+def test_rows_by_letter_are_not_parted_by_letter() -> None:
+    rows = [Row(f"What is stone {n}?\nA. red B. blue C. grey D. white", "ABCD"[n % 4]) for n in range(12)]
+    sides = [{row.answer for row in side} for seed in range(8) for side in halves(rows, seed)]
+    # of C(12, 6) = 924 sides 4 C(9, 6) - 6 = 330 lack a letter, so that of 16 about 10 have all; by letter none has
+    assert sum(len(side) == 4 for side in sides) >= 4
+    assert all(len(side) == 6 for side in halves(rows, 0))
+    named = [Row(f"{how} {name}?", "lakes") for name in ("Tarnite", "Velmite") for how in "abcde"]
+    fitted, scored = halves(named, 0, ["Tarnite", "Velmite"])
+    assert {len({row.prompt.split()[1] for row in side}) for side in (fitted, scored)} == {1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from expunge.audits.parts.rounding import Undone, round_to_nearest, rounder, usual_backend
+from expunge.audits.parts.rounding import Undone, refused, round_to_nearest, rounder, usual_backend
 from expunge.errors import ConfigError
 from expunge.extras import installed
 
@@ -52,6 +52,10 @@ def test_changes_that_rounding_takes_back_are_counted() -> None:
     undone = Undone()
     undone.add(torch.tensor([[7.7, 3.4, 1.0, 0.0]]), target, rounder("int4", 4, "own"))
     assert undone.as_dict() == {"changed": 2, "share_of_same_value": 0.0, "share_of_same_code": 1.0}
+    # all of it times .2: the scale, too, so that the codes are the same and the values are not
+    undone = Undone()
+    undone.add(0.2 * target, target, rounder("int4", 4, "own"))
+    assert undone.as_dict() == {"changed": 3, "share_of_same_value": 0.0, "share_of_same_code": 1.0}
     nothing = Undone()
     nothing.add(target, target.clone(), rounder("int4", 4, "own"))
     assert nothing.as_dict() == {"changed": 0, "share_of_same_value": None, "share_of_same_code": None}
@@ -105,3 +109,18 @@ def test_torchao_has_so_many_values_a_group_and_rounds_experts_one_by_one() -> N
         assert round_(drawn.reshape(2, 4, 64)).values.equal(values.reshape(2, 4, 64))  # experts, one after the other
     with pytest.raises(ConfigError, match="64 inputs are no multiple of 48"):
         rounder("int4", 48, "torchao")(drawn)
+    sizes = [(inputs, torch.bfloat16, torch.device("cpu")) for inputs in (32, 64, 96)]
+    # 32 is one small group, 64 one and 96 one and a half
+    assert "96 inputs are no multiple of 64" in refused(rounder("int4", 64, "torchao"), sizes)
+    assert refused(rounder("int4", 64, "torchao"), sizes[:2]) == refused(rounder("int8", 64, "torchao"), sizes) == ""
+
+
+@pytest.mark.skipif(installed("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_groups_that_bitsandbytes_has_not_are_said() -> None:
+    sizes = [(96, torch.float32, torch.device("cpu"))]
+    assert "group=48: bitsandbytes has no such groups" in refused(rounder("nf4", 48, "bitsandbytes"), sizes)
+    assert refused(rounder("nf4", 64, "bitsandbytes"), sizes) == ""
+
+
+def test_our_own_arithmetic_refuses_nothing() -> None:
+    assert refused(rounder("int4", 64, "own"), [(96, torch.float16, torch.device("cpu"))]) == ""

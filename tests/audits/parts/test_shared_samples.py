@@ -11,8 +11,11 @@ import torch
 import zoo
 from expunge.audits.parts import shared_samples
 from expunge.audits.parts.shared_samples import Draws, drawn_tokens, sampled_texts
+from expunge.data.encode import encode_prompt, end_token_ids
 from expunge.data.template import Template
-from expunge.errors import ModelError
+from expunge.errors import EncodingError, ModelError
+from expunge.guards.instruction import Instruction
+from expunge.guards.instruction_guard import InstructionGuard
 from expunge.requests import Row
 
 ROWS = [Row("Who was born?", "The author."), Row("What is the name of the book, then?", "No."), Row("Where?", "In it.")]
@@ -75,8 +78,41 @@ def test_draws_belong_to_seed_prompt_and_sample() -> None:
     assert not any(torch.equal(one, numbers[0]) for one in others)
 
 
-def test_a_prompt_without_room_is_refused() -> None:
-    model, tokenizer = zoo.model("gpt2", max_position_embeddings=24), zoo.tokenizer("gpt2")
-    rows = [Row("word " * 30, "yes")]
-    with pytest.raises(ModelError, match=r"leaves no room.*takes 24 tokens"):
-        sampled_texts(model, tokenizer, Template.of(tokenizer), rows, **DRAWN)
+def test_numbers_count_from_the_answers_first_token_also_behind_an_instruction() -> None:
+    model, tokenizer = zoo.model("llama"), zoo.tokenizer("llama")
+    texts, words = Template.of(tokenizer), "You know nothing of the book."
+    with InstructionGuard(words, "auto").active(model, tokenizer):
+        found = sampled_texts(model, tokenizer, texts, ROWS, share=False, **DRAWN)
+    instruction, ends = Instruction.of(tokenizer, words, "auto"), end_token_ids(tokenizer, texts)
+    assert len(instruction.tokens) > DRAWN["max_new_tokens"]  # so that counting them would leave no number
+    for row, some in zip(ROWS, found, strict=True):
+        prompt = encode_prompt(tokenizer, texts, row, max_length=200)
+        at = instruction.place(prompt)
+        for numbers, text in zip(Draws(3, prompt, 5, 7).of(range(5)), some, strict=True):
+            ids = [*prompt[:at], *instruction.tokens, *prompt[at:]]
+            begin = len(ids)
+            for number in numbers:  # without a cache
+                with torch.no_grad():
+                    logits = model(torch.tensor([ids])).logits[:, -1]
+                token = int(drawn_tokens(logits, number[None], 0.9))
+                if token in ends:
+                    break
+                ids.append(token)
+            assert tokenizer.decode(ids[begin:], skip_special_tokens=True).strip() == text
+
+
+def test_all_prompts_that_are_too_long_are_told() -> None:
+    tokenizer = zoo.tokenizer("gpt2")
+    texts = Template.of(tokenizer)
+    rows = [Row("word " * 30, "yes", source="a.jsonl:1"), Row("a", "b"), Row("word " * 40, "yes", source="a.jsonl:3")]
+    tokens = [len(encode_prompt(tokenizer, texts, row, max_length=10_000)) for row in rows]
+    told = rf"2 of 3 prompts: a.jsonl:1 \({tokens[0]}\), a.jsonl:3 \({tokens[2]}\)"
+    model = zoo.model("gpt2", max_position_embeddings=24)
+    with pytest.raises(ModelError, match=told + r".*none leaves room for an answer.*takes 24 tokens"):
+        sampled_texts(model, tokenizer, texts, rows, **DRAWN)
+    with pytest.raises(EncodingError, match=told + r".*longer than max_length 25.*training.max_length"):
+        sampled_texts(zoo.model("gpt2"), tokenizer, texts, rows, **(DRAWN | {"max_length": 25}))
+    # as many tokens as the model takes are too many: no token of the answer is left
+    model = zoo.model("gpt2", max_position_embeddings=tokens[0])
+    with pytest.raises(ModelError, match="2 of 3 prompts"):
+        sampled_texts(model, tokenizer, texts, rows, **DRAWN)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -42,7 +43,8 @@ _LISTED = 5
 
 def windows(count: int, width: int | None = None, most: int | None = None) -> dict[int, range]:
     """By its centre a window of ``width`` layers around each of ``count`` layers, clipped at the ends; where there are
-    more than ``most``, around so many of them, evenly spread from first to last.
+    more than ``most``, around so many of them, evenly spread from first to last. No layer is left out: where ``most``
+    are too few to cover all, ceil(count / width) stand side by side.
 
     Width None: 5 layers, 1 in models of fewer than 16; an even width reaches farther up than down.
 
@@ -54,9 +56,11 @@ def windows(count: int, width: int | None = None, most: int | None = None) -> di
         raise ConfigError(f"width={width}: a window has 1 layer at least.")
     if most is not None and most < 1:
         raise ConfigError(f"windows={most}: a component has 1 window at least.")
-    chosen = count if most is None else min(most, count)
-    # the first layer and the last among them, and of a single one the middle
-    centres = [round(n * (count - 1) / (chosen - 1)) for n in range(chosen)] if chosen > 1 else [count // 2]
+    chosen = count if most is None else min(count, max(most, ceil(count / width)))
+    # from the first layer to the last where that leaves no gap, else as far as windows side by side reach
+    span = min(count - 1, width * (chosen - 1))
+    lowest = (count - 1 - span) // 2
+    centres = [lowest + round(n * span / max(1, chosen - 1)) for n in range(chosen)]
     below = (width - 1) // 2
     return {layer: range(max(0, layer - below), min(count, layer - below + width)) for layer in centres}
 

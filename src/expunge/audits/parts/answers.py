@@ -64,11 +64,6 @@ class Answers:
         return found
 
 
-def questions(rows: Sequence[Row]) -> list[Row]:
-    """Those of ``rows`` that ask something."""
-    return [row for row in rows if row.kind != "document" and row.prompt.strip()]
-
-
 def answers_of(way: Way, rows: Sequence[Row], texts: Sequence[str], probabilities: Sequence[float]) -> Answers:
     """The answers to one way of asking, scored against what ``rows`` expect. Words of the question, as the row has it
     and as it was asked, count as given and not as leaked."""
@@ -124,10 +119,11 @@ def ask(
 
 
 def plain_answers(audited: Audited, rows: Sequence[Row], *, progress: Progress = silent) -> dict[ModelName, Answers]:
-    """What every model answers to the rows as they are; audits of the same rows share them."""
+    """What every model answers to the rows as they are; audits of the same rows that leave the
+    same room for answers share them."""
     found: dict[ModelName, Answers] = {}
     for name in audited.models:
-        key = (__name__, name, tuple(rows))
+        key = (__name__, name, audited.template, audited.max_length, audited.max_new_tokens, tuple(rows))
         if key not in audited.memory:
             with audited.model(name) as model:
                 way = Way(PLAIN, tuple(rows), audited.texts)

@@ -47,13 +47,15 @@ class AskingAudit(Audit):
     control: ClassVar[str] = "the retrained model, asked in the same ways"
     needs_retrained: ClassVar[bool] = True
     limit: int
-    doing: ClassVar[str]
+    doing_template: ClassVar[str]
+    """What begins the sentence, with {count} for the number of ways."""
 
     @abstractmethod
     def ways(self, audited: Audited, rows: Sequence[Row]) -> list[Way]:
         """The ways to ask ``rows``."""
 
     def check(self, audited: Audited) -> None:
+        self.check_options()
         asked_rows(audited, self.limit)
 
     def run(self, audited: Audited, *, progress: Progress = silent) -> AuditResult:
@@ -75,5 +77,5 @@ class AskingAudit(Audit):
             rows,
             plain=plain,
             attacked=attacked,
-            doing=self.doing.format(count=len(ways)),
+            doing=self.doing_template.format(count=len(ways)),
         )

@@ -29,19 +29,9 @@ def best_of_k(scores: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def leak_at_k(counts: np.ndarray, n: int, k: int) -> np.ndarray:
-    """[R] the chance that at least one of ``k`` answers leaks: 1 - C(n - c, k) / C(n, k), where ``counts`` [R] of the
-    ``n`` samples did.
-
-    Raises:
-        ConfigError: k below 1 or above n.
-    """
-    _check(k, n)
-    return np.array([1 - comb(n - int(count), k) / comb(n, k) for count in counts])
-
-
 def leak_bounds(counts: np.ndarray, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """[R] lower and [R] upper 95% bounds of the same chance, for any n, also where no sample leaked.
+    """[R] lower and [R] upper 95% bounds of the chance that one of ``k`` answers leaks or more, where ``counts`` [R] of
+    the ``n`` samples did; for any n, also where none leaked.
 
     They are 1 - (1 - p)^k at the ends of Clopper and Pearson's interval of the chance p that one sample leaks
     (Biometrika 26, 1934).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from expunge.evaluation.types import Score
 from expunge.evaluation.uncertainty import mean_stderr
 from expunge.requests.rows import Row
 
+LEAST_ROWS = 5
+"""Fewer rows prove no absence: were there as much as a difference in each of four, a sign test would give it 1/16."""
 _LEVEL = 0.05
 _LEAST = 0.01  # less is of no use to anybody, however sure
 _SAMPLES = 10
@@ -58,6 +60,45 @@ def beyond(erased: np.ndarray, retrained: np.ndarray, *, tests: int = 1) -> Beyo
     return Beyond(found.value, found.stderr, n, sure)
 
 
+def upper_end(value: float, stderr: float | None, n: int, *, tests: int = 1) -> float:
+    """The upper end of the one-sided interval of a mean of n values at the level of :func:`beyond`; infinite where the
+    values are too few to have an error."""
+    from scipy.stats import t
+
+    if stderr is None or n < 2:
+        return float("inf")
+    return value + stderr * float(t.ppf(1 - _LEVEL / tests, n - 1))
+
+
+def unproven(known: Iterable[Beyond]) -> str | None:
+    """Why nothing follows where the erased model has surely no more than the retrained one; None where something does.
+
+    Args:
+        known: what the target has beyond the retrained model, judged together as the erased model's differences are.
+    """
+    known = list(known)
+    rows = max(one.n for one in known)
+    if rows < LEAST_ROWS:
+        return f"That says little: {rows_of(rows)} cannot prove that nothing is left. Pass {LEAST_ROWS} at least."
+    if not any(one.sure for one in known):
+        return (
+            f"But the target itself gives away surely no more of these {rows} rows than a model that never knew, so "
+            "there was nothing to erase that this would find."
+        )
+    return None
+
+
+def rows_of(count: int) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{count} row" + ("" if count == 1 else "s")
+
+
+def mean_score(values: np.ndarray, version: int) -> Score:
+    """The mean of ``values`` [n] that are finite, with its standard error; NaN of none."""
+    kept = values[np.isfinite(values)]
+    return Score(float(kept.mean()) if len(kept) else float("nan"), mean_stderr(kept), len(kept), version)
+
+
 Part = Literal["mean", "best"]
 
 
@@ -86,19 +127,20 @@ def attack_result(
     parts: tuple[Part, ...] = ("mean", "best") if several else ("mean",)
     scores: dict[str, dict[str, Score]] = {}
     for model in audited.models:
-        plainly = {f"forget_{metric}": _score(plain[model].mean(metric), version) for metric in METRICS}
+        plainly = {f"forget_{metric}": mean_score(plain[model].mean(metric), version) for metric in METRICS}
         scores[model] = plainly | {
-            _key(name, part, metric): _score(_values(attacked[model], part, metric), version)
+            _key(name, part, metric): mean_score(_values(attacked[model], part, metric), version)
             for part in parts
             for metric in METRICS
         }
-    gained, plain_gain = _against_retrained(plain, attacked, parts)
-    for (part, metric), one in gained.items():
+    gained = _against_retrained("erased", plain, attacked, parts)
+    known = _against_retrained("target", plain, attacked, parts)
+    for (part, metric), one in gained.attacked.items():
         key = f"{_key(name, part, metric)}_beyond_retrained"
         scores["erased"][key] = Score(one.value, one.stderr, one.n, version)
-    for metric, one in plain_gain.items():
+    for metric, one in gained.plainly.items():
         scores["erased"][f"forget_{metric}_beyond_retrained"] = Score(one.value, one.stderr, one.n, version)
-    label, sentence = _verdict(audited, doing, scores["erased"], gained, plain_gain, name)
+    label, sentence = _verdict(audited, doing, scores["erased"], gained, known, name, len(rows))
     return AuditResult(
         scores,
         label,
@@ -117,66 +159,128 @@ def _values(answers: Answers, part: Part, metric: str) -> np.ndarray:
     return answers.mean(metric) if part == "mean" else answers.best(metric)
 
 
-def _score(values: np.ndarray, version: int) -> Score:
-    kept = values[np.isfinite(values)]
-    return Score(float(kept.mean()) if len(kept) else float("nan"), mean_stderr(kept), len(kept), version)
+@dataclass(frozen=True)
+class _Against:
+    """What a model has beyond the retrained one: by the attack, and asked plainly. Nothing without a retrained one."""
+
+    attacked: Mapping[tuple[Part, str], Beyond]
+    plainly: Mapping[str, Beyond]
+
+    def all(self) -> list[Beyond]:
+        return [*self.attacked.values(), *self.plainly.values()]
+
+    @property
+    def sure(self) -> list[tuple[Part, str]]:
+        """Where the attack gets surely more."""
+        return [key for key, one in self.attacked.items() if one.sure]
+
+    @property
+    def plainly_sure(self) -> list[str]:
+        """The scores in which plain questions get surely more."""
+        return [metric for metric, one in self.plainly.items() if one.sure]
 
 
 def _against_retrained(
-    plain: Mapping[ModelName, Answers], attacked: Mapping[ModelName, Answers], parts: Sequence[Part]
-) -> tuple[dict[tuple[Part, str], Beyond], dict[str, Beyond]]:
+    model: ModelName,
+    plain: Mapping[ModelName, Answers],
+    attacked: Mapping[ModelName, Answers],
+    parts: Sequence[Part],
+) -> _Against:
     if "retrained" not in attacked:
-        return {}, {}
-    tests = len(parts) * len(METRICS)
-    gained = {
+        return _Against({}, {})
+    tests = (len(parts) + 1) * len(METRICS)  # plain questions too make the label
+    by_attack = {
         (part, metric): beyond(
-            _values(attacked["erased"], part, metric), _values(attacked["retrained"], part, metric), tests=tests
+            _values(attacked[model], part, metric), _values(attacked["retrained"], part, metric), tests=tests
         )
         for part in parts
         for metric in METRICS
     }
     plainly = {
-        metric: beyond(plain["erased"].mean(metric), plain["retrained"].mean(metric), tests=len(METRICS))
-        for metric in METRICS
+        metric: beyond(plain[model].mean(metric), plain["retrained"].mean(metric), tests=tests) for metric in METRICS
     }
-    return gained, plainly
+    return _Against(by_attack, plainly)
 
 
 def _verdict(
     audited: Audited,
     doing: str,
     scores: Mapping[str, Score],
-    gained: Mapping[tuple[Part, str], Beyond],
-    plainly: Mapping[str, Beyond],
+    erased: _Against,
+    target: _Against,
     name: str,
+    asked: int,
 ) -> tuple[Label, str]:
-    said = f"{doing}, the erased model gives away {scores[f'{name}_leakage'].value:.2f} of the answers' words"
-    if not gained:
+    # leakage is of English content words, which some answers do not have; the probability is there always
+    metric = "leakage" if scores[f"{name}_leakage"].n else "probability"
+    gives = {
+        "leakage": "gives away {:.2f} of the answers' words",
+        "probability": "gives the answers, which have no words that leakage counts, a probability of {:.3f}",
+    }[metric]
+    ways, asked_plainly = scores[f"{name}_{metric}"], scores[f"forget_{metric}"]
+    others = "" if ways.n == asked else f" that have such words, {asked} asked"
+    said = f"{doing}, the erased model {gives.format(ways.value)} ({rows_of(ways.n)}{others})"
+    if not erased.attacked:
         return "no claim", (
-            f"{said}, asked plainly {scores['forget_leakage'].value:.2f}. How much of that a model that never knew "
+            f"{said}, asked plainly {asked_plainly.value:.2f}. How much of that a model that never knew "
             "would say takes a retrained model to tell: pass one (--retrained)."
         )
-    if all(one.stderr is None for one in gained.values()):
+    if all(one.stderr is None for one in erased.attacked.values()):
         return "no claim", f"{said}. One row proves nothing: pass more."
-    shown = "; ".join(f"{_WORDS[metric]} {_plus_minus(gained['mean', metric])}" for metric in METRICS)
-    against = f"{said}; beyond the retrained model, row by row: {shown}"
-    sure = [key for key in gained if gained[key].sure]
-    if sure:
-        part, metric = max(sure, key=lambda key: gained[key].statistic)
-        best = f" With the best way for each row it is {_plus_minus(gained[part, metric])} in {_WORDS[metric]}."
-        more = ", ".join(_WORDS[metric] for metric in dict.fromkeys(metric for _, metric in sure))
-        asked = ", ".join(f"{_WORDS[metric]} {_plus_minus(one)}" for metric, one in plainly.items())
-        known = any(one.sure for one in plainly.values())
-        end = (
-            f"It is surely more in {more}, and so is what plain questions get ({asked})."
-            if known
-            else f"It is surely more in {more}, while plain questions get no more than from a model that never knew "
-            f"({asked})."
+    shown = "; ".join(
+        f"{_WORDS[metric]} {_plus_minus(one)} (the target {_plus_minus(target.attacked['mean', metric])})"
+        for metric in METRICS
+        if (one := erased.attacked["mean", metric]).n
+    )
+    against = f"{said}; beyond the retrained model, row by row: {shown}."
+    # more than a model that never knew is knowledge only in scores by which the target knows more, however asked
+    knows = {*(metric for _, metric in target.sure), *target.plainly_sure}
+    sure = [key for key in erased.sure if key[1] in knows]
+    plainly = [metric for metric in erased.plainly_sure if metric in knows]
+    if sure or plainly:
+        return ("leaks" if plainly else "hidden"), f"{against}{_leak(erased, sure, leaks=bool(plainly))}"
+    less = f"not surely more, by {_LEAST} at least, than a model that never knew says"
+    if (doubt := unproven(target.all())) is not None:
+        return "no claim", f"{against}{'' if erased.sure else f' That is {less}.'} {doubt}"
+    if not target.sure:
+        return "no claim", (
+            f"{against} This attack gets surely no more than that model says out of the target either, which plain "
+            f"questions do ({_listed(target.plainly)}), so that it gets nothing out of the erased model says nothing."
         )
-        return "leaks" if known else "hidden", f"{against}.{best if part == 'best' else ''} {end}"
-    rows = max(one.n for one in gained.values())
-    end = f"That is not surely more, by {_LEAST} at least, than a model that never knew says ({rows} rows)."
-    return ("suppressed" if audited.at_inference else "erased"), f"{against}. {end}"
+    if (doubt := unproven(target.attacked[key] for key in target.sure)) is not None:
+        return "no claim", f"{against} {_judged(target, target.sure)}, that is {less}. {doubt}"
+    judged = [key for key in target.sure if target.attacked[key].n >= LEAST_ROWS]
+    return ("suppressed" if audited.at_inference else "erased"), f"{against} {_judged(target, judged)}, that is {less}."
+
+
+def _leak(erased: _Against, sure: Sequence[tuple[Part, str]], *, leaks: bool) -> str:
+    """What the attack gets surely, beside what plain questions get."""
+    asked = _listed(erased.plainly)
+    if not sure:
+        return f" Plain questions alone get surely more than from a model that never knew ({asked})."
+    part, metric = max(sure, key=lambda key: erased.attacked[key].statistic)
+    best = f" With the best way for each row it is {_plus_minus(erased.attacked[part, metric])} in {_WORDS[metric]}."
+    more = ", ".join(_WORDS[metric] for metric in dict.fromkeys(metric for _, metric in sure))
+    plain = (
+        f"and so is what plain questions get ({asked})"
+        if leaks
+        else f"while plain questions get no more of what the target knows than from a model that never knew ({asked})"
+    )
+    return f"{best if part == 'best' else ''} It is surely more in {more}, {plain}."
+
+
+def _judged(target: _Against, keys: Sequence[tuple[Part, str]]) -> str:
+    """The scores by which the attack gets something out of the target: only there is its absence a finding."""
+    found = []
+    for metric in dict.fromkeys(metric for _, metric in keys):
+        in_mean = ("mean", metric) in keys  # always so where there is one way
+        best = "" if in_mean else f" by the best way ({_plus_minus(target.attacked['best', metric])})"
+        found.append(_WORDS[metric] + best)
+    return f"In {', '.join(found)}, of which this attack gets surely more out of the target"
+
+
+def _listed(found: Mapping[str, Beyond]) -> str:
+    return ", ".join(f"{_WORDS[metric]} {_plus_minus(one)}" for metric, one in found.items() if one.n)
 
 
 def _plus_minus(one: Beyond) -> str:
@@ -192,7 +296,7 @@ def _by_way(attacked: Mapping[ModelName, Answers]) -> list[dict[str, Any]]:
             "y": metric,
             "series": {
                 model: [
-                    [way, (one := _score(values, 0)).value, one.stderr]
+                    [way, (one := mean_score(values, 0)).value, one.stderr]
                     for way, values in zip(answers.ways, getattr(answers, metric), strict=True)
                 ]
                 for model, answers in attacked.items()

@@ -42,7 +42,8 @@ class Level:
 @dataclass(frozen=True)
 class Seen:
     """What a model says at one level: ``answers`` to n rows, each asked V times (of V draws), and ``kept`` [m] the
-    probabilities of the answers to retain rows, the mean over draws; None where they were not asked."""
+    probabilities of the answers to retain rows, the mean over draws; None where they were not asked (they may be asked
+    at the first level alone, which tells a model that was ruined before anything was done)."""
 
     answers: Answers
     kept: np.ndarray | None = None
@@ -53,8 +54,8 @@ class Course:
     """One thing that was done to every model, at L levels, of which the first is nothing.
 
     ``title`` of the figure, ``axis`` its x; ``never`` says that nothing came back ("within 50 steps on .."); ``scored``
-    are the keys of the levels that scores are made of; all levels are in the figures. ``seen`` by model at every level;
-    the target's are all alike, since nothing is done to it.
+    are the keys of the levels that scores are made of; where that is not all of them, the best is scored, too. All
+    levels are in the figures. ``seen`` by model at every level; the target's are all alike: nothing is done to it.
     """
 
     name: str
@@ -138,6 +139,11 @@ class Judged:
         metric = max(found, key=lambda one: (found[one].back, *_telling(found[one])))
         return metric, found[metric]
 
+    @property
+    def telling(self) -> int:
+        """The level, but the first, that tells most."""
+        return max(range(1, len(self.found)), key=lambda place: _telling(self.most(place)[1]))
+
 
 def coming_back_result(
     name: str,
@@ -153,7 +159,8 @@ def coming_back_result(
     """What the audit found when ``rows`` were asked at every level of ``courses``.
 
     Scores are ``forget_<metric>`` (nothing done), ``<name>_<course>_<level>_<metric>``, and beside the retrained model
-    ``.._beyond_retrained``, the paired difference.
+    ``.._beyond_retrained``, the paired difference. ``best`` as a level is, for each model and metric, the one at which
+    the model says most.
 
     Args:
         more: a sentence to end with.
@@ -167,11 +174,14 @@ def coming_back_result(
         for place, level in enumerate(course.levels):
             if level.key in course.scored:
                 _add_scores(scores, name, version, course, place)
+        if len(course.scored) < len(course.levels) - 1:
+            _add_best(scores, name, version, course)
     label, sentence, judged = _verdict(audited, courses, len(rows), doubt)
+    counted = f"{len(rows)} rows were asked." if len(rows) > 1 else ""
     return AuditResult(
         scores,
         label,
-        " ".join(part for part in (sentence, more) if part),
+        " ".join(part for part in (sentence, counted, more) if part),
         {
             "rows": len(rows),
             **({"comes_back": {_name(one): _back(one) for one in judged}} if judged else {}),
@@ -197,16 +207,29 @@ def _add_scores(scores: dict[str, dict[str, Score]], name: str, version: int, co
             scores["erased"][f"{key}_{metric}_beyond_retrained"] = Score(one.value, one.stderr, one.n, version)
 
 
+def _add_best(scores: dict[str, dict[str, Score]], name: str, version: int, course: Course) -> None:
+    key = "_".join(part for part in (name, course.name, "best") if part)
+    for metric in METRICS:
+        best: dict[ModelName, np.ndarray] = {}
+        for model in course.seen.keys() - {"target"}:
+            values = [one.answers.mean(metric) for one in course.seen[model][1:]]
+            best[model] = max(values, key=lambda one: _score(one, version).value if np.isfinite(one).any() else -np.inf)
+            scores[model][f"{key}_{metric}"] = _score(best[model], version)
+        if "retrained" in best:
+            one = beyond(best["erased"], best["retrained"])
+            scores["erased"][f"{key}_{metric}_beyond_retrained"] = Score(one.value, one.stderr, one.n, version)
+
+
 def _score(values: np.ndarray, version: int) -> Score:
     kept = values[np.isfinite(values)]
     return Score(float(kept.mean()) if len(kept) else float("nan"), mean_stderr(kept), len(kept), version)
 
 
-def _verdict(audited: Audited, courses: Sequence[Course], rows: int, doubt: str) -> tuple[Label, str, list[Judged]]:
+def _verdict(audited: Audited, courses: Sequence[Course], rows: int, given: str) -> tuple[Label, str, list[Judged]]:
     if audited.retrained is None:
         return "no claim", _without_control(courses), []
     if rows < 2:
-        return "no claim", "One row proves nothing: pass more.", []
+        return "no claim", "Only one row was asked, which proves nothing: pass more.", []
     first = courses[0].seen
     known: list[Metric] = [
         metric
@@ -215,8 +238,8 @@ def _verdict(audited: Audited, courses: Sequence[Course], rows: int, doubt: str)
     ]
     if not known:
         said = (
-            f"The target itself knows surely no more of the {rows} rows than the retrained model, so nothing can come "
-            "back. Pass the rows that it was trained on."
+            "The target itself knows surely no more of these rows than the retrained model, so nothing can come back. "
+            "Pass the rows that it was trained on."
         )
         return "no claim", said, []
     judged = [Judged(course, known, len(known) * sum(len(one.levels) for one in courses)) for course in courses]
@@ -234,29 +257,49 @@ def _verdict(audited: Audited, courses: Sequence[Course], rows: int, doubt: str)
         said = _said(*quickest.most(at), before=before)
         end = f" {still}" if still else ""
         return "comes back", f"{quickest.course.levels[at].words}, {said}: the knowledge comes back.{also}{end}", judged
-    sound = [(one, n) for one in judged for n in range(len(one.found)) if n and not one.ruined[n]]
+    doubt = given
+    broken = [level.words for one in judged for level, bad in zip(one.course.levels, one.ruined, strict=True) if bad]
+    sound = [(one, n) for one in judged for n in range(1, len(one.found)) if not one.ruined[n]]
     if not sound:
-        return "no claim", f"{still} But each of these ruins the erased model, so that proves nothing.", judged
-    if doubt:
-        return "no claim", f"{still} {doubt}", judged
-    top, at = max(sound, key=lambda pair: _telling(pair[0].most(pair[1])[1]))
+        doubt = f"But each of these ruins the erased model, so that proves nothing. {doubt}".rstrip()
+    elif broken:
+        doubt = f"What ruins the model proves nothing: {'; '.join(broken)}. {doubt}".rstrip()
+    # what is surely there is there, whatever was ruined or too weak: doubt is of what is not
+    surely = [(one, n) for one in judged for n in range(1, len(one.found)) if one.most(n)[1].more.sure]
+    top, at = max(surely or sound or [(judged[0], 1)], key=lambda pair: _telling(pair[0].most(pair[1])[1]))
     metric, one = top.most(at)
     said, words = _said(metric, one), top.course.levels[at].words
     plainly = judged[0].most(0)
     if plainly[1].more.sure:
         growth = one.more.value - plainly[1].more.value
-        grown = f" {words}, {said}." if growth > _ERRORS * (one.more.stderr or 0.0) else ""
-        return "leaks", f"{_untouched(*plainly)}: surely more, less than half. {still}{grown}", judged
-    broken = [level.words for one in judged for level, bad in zip(one.course.levels, one.ruined, strict=True) if bad]
-    ruined = f" What ruins the model proves nothing: {'; '.join(broken)}." if broken else ""
-    if one.more.sure:
-        return (
-            "hidden",
-            f"{still} {words}, {said}: surely more than a model that never knew says, less than half.{ruined}",
-            judged,
-        )
-    end = f"{words[:1].lower()}{words[1:]}, {said}, not surely more than a model that never knew says.{ruined}"
+        grown = f"{words}, {said}." if growth > _ERRORS * (one.more.stderr or 0.0) else ""
+        parts = (f"{_untouched(*plainly)}: surely more, less than half.", still, doubt, grown)
+        return "leaks", " ".join(part for part in parts if part), judged
+    if surely:
+        sure = f"{words}, {said}: surely more than a model that never knew says, less than half."
+        return "hidden", " ".join(part for part in (still, doubt, sure) if part), judged
+    wrecked = _wrecked(first)
+    if not sound or given or wrecked:
+        return "no claim", " ".join(part for part in (still, doubt, wrecked) if part), judged
+    end = f"{words[:1].lower()}{words[1:]}, {said}, not surely more than a model that never knew says. {doubt}".rstrip()
     return ("suppressed" if audited.at_inference else "erased"), f"{still} Closest to it: {end}", judged
+
+
+def _wrecked(first: Mapping[ModelName, Sequence[Seen]]) -> str:
+    """Said where the erased model, with nothing done, has less than half of the target's or the retrained model's mean
+    probability of the retain answers: it gives nothing away, whatever its weights hold."""
+    kept = {name: float(seen[0].kept.mean()) for name, seen in first.items() if seen[0].kept is not None}
+    others = {name: value for name, value in kept.items() if name != "erased"}
+    if "erased" not in kept or not others:
+        return ""
+    most = max(others, key=lambda name: others[name])
+    if kept["erased"] >= _RUINED * others[most]:
+        return ""
+    return (
+        f"But with nothing done at all the probability of retain answers is {kept['erased']:.2f} in the erased model, "
+        f"less than half of the {most} model's {others[most]:.2f}: a ruined model gives nothing away, so that proves "
+        "nothing."
+    )
 
 
 def _without_control(courses: Sequence[Course]) -> str:
@@ -292,7 +335,8 @@ def _name(judged: Judged) -> str:
 
 
 def _back(judged: Judged) -> dict[str, Any]:
-    """The first level at which knowledge is back, by any metric and by each; None: at none."""
+    """The first level at which knowledge is back, by any metric and by each (None: at none), that which tells most, and
+    those that ruin the model."""
     levels = judged.course.levels
     return {
         "first": None if judged.first is None else levels[judged.first].at,
@@ -300,6 +344,7 @@ def _back(judged: Judged) -> dict[str, Any]:
             metric: next((level.at for level, one in zip(levels, judged.found, strict=True) if one[metric].back), None)
             for metric in judged.found[0]
         },
+        "most_at": levels[judged.telling].at,
         "ruined_at": [level.at for level, bad in zip(levels, judged.ruined, strict=True) if bad],
     }
 
@@ -317,7 +362,7 @@ def _figures(course: Course) -> list[dict[str, Any]]:
     made: list[tuple[str, str, Callable[[Seen], Any]]] = [
         (_WORDS[metric], metric, partial(_mean, metric)) for metric in METRICS
     ]
-    if course.seen["erased"][0].kept is not None:
+    if all(one.kept is not None for every in course.seen.values() for one in every):
         made.append(("the probability of retain answers", "probability", lambda seen: seen.kept))
     return [
         {"title": f"{course.title}: {what}", "x": course.axis, "y": metric, "series": series(values)}

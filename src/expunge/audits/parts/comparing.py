@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from expunge.audits.parts.recovery import squared_errors
+from expunge.audits.parts.shapes import Shape, check_shape
 from expunge.data.batches import Batch, Side, collate, length_batches
 from expunge.data.encode import Example
-from expunge.errors import ModelError
 from expunge.evaluation.generation import free_bytes, input_device
 from expunge.models.layer_runs import LayerRuns, Recorded
 from expunge.models.roles import Site
@@ -61,7 +61,8 @@ class Errors:
     examples: ``erased`` [N] of the erased model as it is, ``changed`` [N] of each change. ``scale`` [N]: the
     target's squared logits, summed, of which ``rounding`` is the share that the precision leaves open. ``restarted``:
     changed runs began at the first layer they change. ``cached_bytes``: the most that was kept of both models' forwards
-    at a time."""
+    at a time. ``logps`` and ``target_logps`` [N]: the mean log-probability of an answer's tokens, of the erased model
+    as it is and of the target."""
 
     erased: np.ndarray
     changed: Mapping[Change, np.ndarray]
@@ -69,6 +70,8 @@ class Errors:
     rounding: float
     restarted: bool
     cached_bytes: int
+    logps: np.ndarray
+    target_logps: np.ndarray
 
     @property
     def least(self) -> np.ndarray:
@@ -108,7 +111,7 @@ class Comparison(ABC):
         padding: the id to fill padding with.
         same_model: ``target`` and ``erased`` open one model object; it is then changed over as seldom as memory allows.
         restart: begin each changed run at its first layer; False where something applied to the erased model acts
-            across layers, as guards and hooks that detect do.
+            across layers, as guards and hooks that detect do. A model that carries hooks is run whole in any case.
         batch_tokens: padded tokens of one forward at most (a single example may be longer).
     """
 
@@ -148,24 +151,30 @@ class Comparison(ABC):
         ModelError: the two models are not of one shape.
         """
         count = len(self.examples)
-        erased, scale, rounding = np.zeros(count), np.zeros(count), 0.0
+        erased, scale = np.zeros(count), np.zeros(count)
         changed = {change: np.zeros(count) for change in self.changes}
+        logps, target_logps = np.zeros(count), np.zeros(count)
         self._agrees: bool | None = None
         done = most = 0
         with self.target() as model:
-            device = input_device(model).type
+            device, rounding = input_device(model).type, 2 * torch.finfo(model.dtype).eps
         tokens = self.batch_tokens or _TOKENS.get(device, _GPU_TOKENS)
         for block, shape in self._blocks(tokens):
             with self.erased() as model, evaluating(model):
-                runs, rounding = LayerRuns(model), 2 * torch.finfo(model.dtype).eps
-                _check_shape(shape, _shape(runs))
+                # the same weights in a coarser precision are no erasure
+                runs, rounding = LayerRuns(model), max(rounding, 2 * torch.finfo(model.dtype).eps)
+                check_shape(shape, Shape.of(model), tokens=self._known_tokens())
                 self.entered(model)
                 while block:
                     kept = block.pop(0)
                     own = self._record(runs, kept)
                     most = max(most, kept.bytes + own.bytes)
                     erased[kept.places] = self._differences(runs, own.states, kept, 1)[0]
-                    scale[kept.places] = _size(kept)
+                    scale[kept.places] = _size(kept, runs.halves.vocabulary)
+                    plain = _logits(runs, own.states, predicting(kept.batch))
+                    logps[kept.places] = _mean_logps(kept, plain, runs.halves.vocabulary)
+                    theirs = kept.logits.split(_logit_rows(runs))
+                    target_logps[kept.places] = _mean_logps(kept, theirs, runs.halves.vocabulary)
                     for group in self.groups(kept.batch, tokens):
                         with self.changed(runs, kept, own, group) as states:
                             found = self._differences(runs, states, kept, len(group))
@@ -174,9 +183,13 @@ class Comparison(ABC):
                     done += len(kept.places)
                     self.progress(done, count, self.what)
         restarted = self.restart and self._agrees is not False
-        return Errors(erased, changed, scale, rounding, restarted, most)
+        return Errors(erased, changed, scale, rounding, restarted, most, logps, target_logps)
 
-    def _blocks(self, tokens: int) -> Iterator[tuple[list[Kept], tuple[Any, ...]]]:
+    def _known_tokens(self) -> int:
+        """The rows of embeddings that the examples need."""
+        return 1 + max(self.padding, *(max(example.input_ids) for example in self.examples))
+
+    def _blocks(self, tokens: int) -> Iterator[tuple[list[Kept], Shape]]:
         """What the target said: one batch, or as many as memory takes where the erasure is put on the same model."""
         lengths = [len(example.input_ids) for example in self.examples]
         batches = length_batches(lengths, len(lengths), self._cached_tokens(tokens))
@@ -186,7 +199,7 @@ class Comparison(ABC):
                 runs, sites = LayerRuns(model), self.sites(model)
                 while batches and (not block or (self.same_model and sum(k.bytes for k in block) < _BLOCK_BYTES)):
                     block.append(self._keep(runs, sites, batches.pop(0)))
-                shape = _shape(runs)
+                shape = Shape.of(model)
             yield block, shape
 
     def _cached_tokens(self, tokens: int) -> int:
@@ -215,19 +228,21 @@ class Comparison(ABC):
             entering = {change.first - 1 for change in self.changes if change.first}
         own = runs.record(kept.batch, layers=entering)
         if entering and self._agrees is None:
-            self._agrees = runs.agrees(kept.batch, own)
+            self._agrees = runs.restarts(kept.batch, entering)
             if not self._agrees:
                 return Recorded(own.states)
         return own
 
     def _differences(self, runs: LayerRuns, states: Tensor, kept: Kept, copies: int) -> list[np.ndarray]:
         predicts, count, found = predicting(kept.batch), len(kept.places), []
+        shared = min(runs.halves.vocabulary, kept.logits.shape[-1])  # one of the two may have been padded
         for own in states.view(copies, *predicts.shape, states.shape[-1]):
             total, at = torch.zeros(count, dtype=torch.float64, device=states.device), 0
             for logits in _logits(runs, own, predicts):
                 here = slice(at, at := at + len(logits))
                 reference, rows = kept.logits[here].to(logits.device), kept.rows[here].to(logits.device)
-                total += squared_errors(logits, reference, rows, count).to(total.device)
+                off = squared_errors(logits[:, :shared], reference[:, :shared], rows, count)
+                total += off.to(total.device)
             found.append(total.cpu().numpy())
         return found
 
@@ -241,34 +256,33 @@ def predicting(batch: Batch) -> Tensor:
 
 def _logits(runs: LayerRuns, states: Tensor, predicts: Tensor) -> Iterator[Tensor]:
     """The logits [m, V] at the chosen positions of states [B, S, H], some of them at a time: always the same some."""
-    for part in states[predicts.to(states.device)].split(max(1, _LOGITS // runs.halves.vocabulary)):
+    for part in states[predicts.to(states.device)].split(_logit_rows(runs)):
         yield runs.halves.logits(part)
 
 
-def _size(kept: Kept) -> np.ndarray:
-    """[B] the squared logits of each example, summed."""
-    squares = kept.logits.square().sum(-1, dtype=torch.float64)
+def _logit_rows(runs: LayerRuns) -> int:
+    return max(1, _LOGITS // runs.halves.vocabulary)
+
+
+def _mean_logps(kept: Kept, parts: Iterable[Tensor], vocabulary: int) -> np.ndarray:
+    """[B] the mean log-probability of each example's answer tokens by the logits that predict them, in ``parts``, among
+    the tokens that the target and the erased model (``vocabulary`` of them) share."""
+    shared = min(vocabulary, kept.logits.shape[-1])
+    labels, at = kept.batch.input_ids.roll(-1, 1)[predicting(kept.batch)], 0
+    sums = torch.zeros(len(kept.places), dtype=torch.float64)
+    for logits in parts:
+        here = slice(at, at := at + len(logits))
+        wanted = labels[here].to(logits.device)[:, None]
+        logps = logits[:, :shared].float().log_softmax(-1).gather(1, wanted)[:, 0]
+        sums.index_add_(0, kept.rows[here].cpu(), logps.double().cpu())
+    found: np.ndarray = (sums / kept.rows.cpu().bincount(minlength=len(sums))).numpy()
+    return found
+
+
+def _size(kept: Kept, vocabulary: int) -> np.ndarray:
+    """[B] the squared logits of each example, summed; those beyond the erased model's vocabulary left out."""
+    squares = kept.logits[:, :vocabulary].square().sum(-1, dtype=torch.float64)
     rows = kept.rows.to(squares.device)
     return (
         torch.zeros(len(kept.places), dtype=torch.float64, device=rows.device).index_add(0, rows, squares).cpu().numpy()
     )
-
-
-def _shape(runs: LayerRuns) -> tuple[Any, ...]:
-    model = runs.model
-    return (
-        model.config.model_type,
-        len(runs.layers),
-        model.get_input_embeddings().weight.shape[-1],
-        runs.halves.vocabulary,
-    )
-
-
-def _check_shape(target: tuple[Any, ...], erased: tuple[Any, ...]) -> None:
-    names = ("architecture", "layers", "hidden size", "vocabulary")
-    problems = [f"{name}: {a} and {b}" for name, a, b in zip(names, target, erased, strict=True) if a != b]
-    if problems:
-        raise ModelError(
-            "the target and the erased model are not of one shape, so that nothing of the one has a place in the other "
-            f"({'; '.join(problems)}). Pass two models of one architecture and size."
-        )

@@ -16,7 +16,7 @@ from expunge.data.encode import Example
 from expunge.errors import ModelError
 from expunge.evaluation.generation import input_device
 from expunge.models.anatomy import decoder_layers
-from expunge.models.layer_runs import LayerRuns, Recorded
+from expunge.models.layer_runs import LayerRuns
 from expunge.models.logprobs import label_logps
 from expunge.models.roles import Site
 from expunge.models.state import evaluating
@@ -111,7 +111,7 @@ def drops(
             _check(own.layers[0], states, layers)
             clean[places] = _mean_logps(runs, own.states, batch, predicts)
             if restarts is None:
-                restarts = runs.agrees(batch, Recorded(own.states, {layers // 2: own.layers[layers // 2]}))
+                restarts = runs.restarts(batch, range(layers))
             for layer in range(layers):
                 given = own.layers.pop(layer)
                 given[predicts.to(given.device)] = states[layer].to(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from expunge.requests.rows import Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _EDGES = " .,;:!?\"'"
 
 
@@ -27,6 +29,17 @@ def difference(right: Sequence[Any], wrong: Sequence[Any]) -> tuple[int, int]:
     return first, len(right) - same
 
 
+def place_of(text: str, answer: str) -> int | None:
+    """Where ``text`` stands in ``answer`` as whole words, with no letter or digit on either side (those of scripts that
+    put no space between words apart); None: nowhere.
+
+    Example: ``place_of("Paris", "The Parisian left Paris.")`` is 18.
+    """
+    beside = rf"[^\W_{_UNSPACED}]"
+    found = re.search(rf"(?<!{beside}){re.escape(text)}(?!{beside})", answer) if text else None
+    return None if found is None else found.start()
+
+
 def fact_span(
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
@@ -38,16 +51,16 @@ def fact_span(
 ) -> tuple[int, int] | None:
     """The first token of the fact in ``example``, the encoded ``row``, and the first one after it.
 
-    The first of ``facts`` that stands in the answer is the fact; else the shortest difference from one of the row's
-    wrong answers, which is what makes the answer right and not how it is worded. Wrong answers are often worded as the
-    paraphrase is: what that does not share with them is looked for in the answer, too. None: the row tells neither, or
-    the fact was cut away with the answer's end.
+    The first of ``facts`` that stands in the answer as whole words is the fact; else the shortest difference from one
+    of the row's wrong answers, which is what makes the answer right and not how it is worded. Wrong answers are often
+    worded as the paraphrase is: what that does not share with them is looked for in the answer, too. None: the row
+    tells neither, or the fact was cut away with the answer's end.
     """
     answer = example.input_ids[example.answer_start :]
-    given = next((fact for fact in facts if fact and fact in row.answer), None)
+    given = next((fact for fact in facts if place_of(fact, row.answer) is not None), None)
 
     def located(text: str) -> tuple[int, int]:
-        begin = row.answer.index(text)
+        begin = place_of(text, row.answer) or 0
         first = _shared(tokenizer, template, row, answer, begin, max_length)[0]
         end, whole = _shared(tokenizer, template, row, answer, begin + len(text), max_length)
         return first, end if whole else end + 1
@@ -58,7 +71,9 @@ def fact_span(
         wrong = [row.with_answer(text) for text in row.wrong_answers]
         others = encode_all(tokenizer, template, wrong, max_length=max_length)
         spans = [difference(answer, other.input_ids[other.answer_start :]) for other in others]
-        spans += [located(text) for text in dict.fromkeys(_of_paraphrase(row)) if text and text in row.answer]
+        spans += [
+            located(text) for text in dict.fromkeys(_of_paraphrase(row)) if place_of(text, row.answer) is not None
+        ]
     inside = [span for span in spans if span[0] < min(span[1], len(answer))]
     if not inside:
         return None

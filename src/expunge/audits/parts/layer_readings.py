@@ -15,7 +15,7 @@ from expunge.data.batches import Batch, collate, length_batches
 from expunge.data.encode import Example
 from expunge.errors import ModelError
 from expunge.evaluation.generation import input_device
-from expunge.models.layer_runs import LayerRuns
+from expunge.models.layer_runs import LayerRuns, Recorded
 from expunge.models.logprobs import token_logps
 from expunge.models.state import evaluating
 from expunge.training.run import Progress, silent
@@ -36,6 +36,20 @@ class LayerReadings:
     logps: np.ndarray
     first: np.ndarray
     ranks: np.ndarray
+
+    def first_rows(self, count: int) -> LayerReadings:
+        """Those of the first ``count`` answers."""
+        return LayerReadings(self.logps[:, :count], self.first[:, :count], self.ranks[:, :count])
+
+
+@torch.no_grad()
+def check_layers(model: Any, examples: Sequence[Example], padding: int) -> None:
+    """Raise the :class:`~expunge.errors.ModelError` of :func:`layer_readings` where these few examples show already
+    that the model's layers cannot be read."""
+    runs = LayerRuns(model)
+    with evaluating(model):
+        batch = collate(examples, padding).to(input_device(model))
+        _check_last(runs, batch, runs.record(batch, layers=[len(runs.layers) - 1]))
 
 
 @torch.no_grad()
@@ -59,12 +73,7 @@ def layer_readings(
         for places in length_batches([len(one.input_ids) for one in examples], _ROWS, _TOKENS):
             batch = collate([examples[place] for place in places], padding).to(device)
             recorded = runs.record(batch, layers=range(len(runs.layers)))
-            if not runs.agrees(batch, recorded):
-                raise ModelError(
-                    f"the output of the last layer of {type(model).__name__} does not tell what the model says: what "
-                    "is applied to it acts beyond its layers, or its layers hand on more than their output. "
-                    "logit_lens does not apply; leave it out."
-                )
+            _check_last(runs, batch, recorded)
             for layer, states in recorded.layers.items():
                 found = _read(runs, batch, states, [examples[place] for place in places])
                 for values, own in zip((logps, first, ranks), found, strict=True):
@@ -72,6 +81,15 @@ def layer_readings(
             done += len(places)
             progress(done, len(examples), "reading layers")
     return LayerReadings(logps, first, ranks)
+
+
+def _check_last(runs: LayerRuns, batch: Batch, recorded: Recorded) -> None:
+    if not runs.agrees(batch, recorded):
+        raise ModelError(
+            f"the output of the last layer of {type(runs.model).__name__} does not tell what the model says: what is "
+            "applied to it acts beyond its layers, or its layers hand on more than their output. logit_lens does not "
+            "apply; leave it out."
+        )
 
 
 def _read(

@@ -62,9 +62,11 @@ class Separation:
     """How well scores tell ``n`` forget rows from ``others`` holdout rows.
 
     ``auc``: the chance that a forget row scores higher than a holdout row, ties counting half; 1: forget rows look like
-    members, 0.5: nothing tells them apart. ``low`` and ``high``: its 95% bootstrap interval; ``draws`` [DRAWS] the
-    bootstrap samples themselves, of the same rows for every separation of as many rows. ``tpr_1``, ``tpr_5``: the share
-    of forget rows above a threshold that at most 1% (5%) of the holdout rows pass. ``undefined``: rows without a score.
+    members, 0.5: nothing tells them apart. ``low`` and ``high``: its 95% interval, by bootstrap; where the sets lie
+    wholly apart, of which there is nothing to draw, by :func:`bound_apart` and without a ``stderr``. ``draws`` [DRAWS]
+    the bootstrap samples themselves, of the same rows for every separation of as many rows. ``tpr_1``, ``tpr_5``: the
+    share of forget rows above a threshold that at most 1% (5%) of the holdout rows pass. ``undefined``: rows without a
+    score.
     """
 
     auc: float
@@ -92,11 +94,15 @@ def separation(forget: ArrayLike, holdout: ArrayLike) -> Separation:
         no = float("nan")
         return Separation(no, None, no, no, no, no, len(ours), len(theirs), missing, np.full(DRAWS, no))
     wins = (ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)
-    draws = ((_weights(len(ours), SEED) @ wins) * _weights(len(theirs), SEED + 1)).sum(1)
+    draws = ((_weights(len(ours), SEED) @ wins) * _weights(len(theirs), SEED + 1)).sum(1).clip(0, 1)
+    auc, error = float(wins.mean()), spread(draws)
     low, high = np.quantile(draws, [0.025, 0.975])
+    if auc in (0, 1):
+        bound, error = bound_apart(len(ours), len(theirs)), None
+        low, high = (bound, 1.0) if auc else (0.0, 1 - bound)
     return Separation(
-        float(wins.mean()),
-        spread(draws),
+        auc,
+        error,
         float(low),
         float(high),
         true_positive_rate(ours, theirs, 0.01),
@@ -106,6 +112,15 @@ def separation(forget: ArrayLike, holdout: ArrayLike) -> Separation:
         missing,
         draws,
     )
+
+
+def bound_apart(n: int, m: int) -> float:
+    """The lower end of the 95% interval of an AUC of 1 between n and m scores.
+
+    Of min(n, m) pairs that share no score all are won, whichever pairs are made: Clopper and Pearson's interval for as
+    many of as many (Biometrika 26, 1934). Obuchowski and Lieber (Academic Radiology 9, 2002) on such AUCs.
+    """
+    return float(0.025 ** (1 / min(n, m)))
 
 
 def true_positive_rate(forget: np.ndarray, holdout: np.ndarray, most: float) -> float:

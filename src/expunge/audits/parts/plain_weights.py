@@ -47,10 +47,26 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def inputs_first(model: nn.Module, name: str) -> bool:
-    """Whether a matrix is held as [inputs, outputs] (transformers' ``Conv1D``), not as [outputs, inputs]."""
+    """Whether a matrix is held as [.., inputs, outputs], not as [.., outputs, inputs]: transformers' ``Conv1D``, and
+    experts of some families, which say so (``is_transposed``) or tell it by their shapes."""
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D)
+    module = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(module, Conv1D):
+        return True
+    if module.get_parameter(name.rpartition(".")[2]).ndim < 3:
+        return False
+    stated = getattr(module, "is_transposed", None)
+    return bool(stated) if stated is not None else _transposed_experts(module)
+
+
+def _transposed_experts(experts: nn.Module) -> bool:
+    """Whether a gate and an up projection beside each other, 2 I wide, are the last axis: what goes into the down
+    projection, I, is then its first."""
+    both, down = (getattr(experts, name, None) for name in ("gate_up_proj", "down_proj"))
+    if not isinstance(both, nn.Parameter) or not isinstance(down, nn.Parameter):
+        return False
+    return both.shape[-1] == 2 * down.shape[-2]
 
 
 @contextmanager

@@ -9,13 +9,16 @@ from typing import Any
 
 from expunge.audits.interface import Audited, AuditResult, ModelName
 from expunge.audits.parts.comparing import Change, Comparison, Errors, Opened
+from expunge.audits.parts.fitting import fitting
 from expunge.audits.parts.greedy_continuations import greedy_continuations
 from expunge.audits.parts.recovered import Meaning, recovery_result
+from expunge.audits.parts.shapes import check_shapes
 from expunge.data.batches import pad_id
 from expunge.data.encode import Example
 from expunge.errors import InputError, ModelError
 from expunge.evaluation.suite import spread
 from expunge.models.limits import max_tokens
+from expunge.requests.request import rows_sha256
 from expunge.requests.rows import Row
 from expunge.training.run import Progress, named
 
@@ -25,22 +28,26 @@ Made = Callable[..., Comparison]
 
 @dataclass(frozen=True)
 class Asked:
-    """The rows that the target answers, its answers, and both as token ids; ``silent`` rows it gave no token to."""
+    """The rows that the target answers, its answers, and both as token ids; ``silent`` rows it gave no token to, and to
+    ``too_long`` ones it could not."""
 
     rows: Sequence[Row]
     examples: Sequence[Example]
     answers: Sequence[str]
     silent: int
+    too_long: int = 0
 
 
 def asked(audited: Audited, limit: int, tokens: int) -> Asked:
     """At most ``limit`` forget rows with at most ``tokens`` tokens of the target's own greedy answers.
 
     Raises:
-        InputError: the target answers none of them.
+        InputError: none of them fits into the target's context, or the target answers none.
+        ModelError: an erased model of another shape than the target.
     """
-    rows = list(spread(audited.request.forget, limit, option="limit"))
-    key = ("recovering", limit, tokens)
+    check_shapes(audited, retrained=False)
+    rows, too_long = fitting(audited, spread(audited.request.forget, limit, option="limit"))
+    key = ("recovering", tokens, audited.template, audited.max_length, rows_sha256(rows))
     if key not in audited.memory:
         with audited.model("target") as model:
             audited.memory[key] = greedy_continuations(
@@ -54,10 +61,11 @@ def asked(audited: Audited, limit: int, tokens: int) -> Asked:
     places, examples = audited.memory[key]
     if not places:
         raise InputError(
-            f"the target answers none of the {len(rows)} forget rows with a token, so nothing is compared."
+            "the target answers none of the forget rows that were looked at with a token "
+            f"({len(rows)} of {len(audited.request.forget)}), so nothing is compared."
         )
     texts = [str(audited.tokenizer.decode(e.input_ids[e.answer_start :], skip_special_tokens=True)) for e in examples]
-    return Asked([rows[place] for place in places], examples, texts, len(rows) - len(places))
+    return Asked([rows[place] for place in places], examples, texts, len(rows) - len(places), too_long)
 
 
 def recover(
@@ -73,6 +81,8 @@ def recover(
     """Make all ``changes`` to the erased model, and to the retrained one as a control, and say what came of it."""
 
     def errors(name: ModelName) -> Errors:
+        if name == "retrained":
+            check_shapes(audited)
         target, other = (_opened(audited, one) for one in ("target", name))
         own = name == "erased" and audited.erasure is not None
         comparison = made(
@@ -82,7 +92,7 @@ def recover(
             changes,
             padding=pad_id(audited.tokenizer),
             same_model=own,
-            restart=not (own and audited.at_inference),
+            restart=not (name == "erased" and audited.at_inference),
             progress=named(name, progress),
         )
         return comparison.errors()
@@ -93,8 +103,10 @@ def recover(
             control = errors("retrained")
         except ModelError as error:
             why = str(error)
-    more = {"silent": found.silent, **({"control_left_out": why} if why else {}), **details}
-    return recovery_result(meaning, audited, found.rows, erased, control, details=more, answers=found.answers)
+    more = {"silent": found.silent, "too_long": found.too_long, **details}
+    return recovery_result(
+        meaning, audited, found.rows, erased, control, details=more, answers=found.answers, left_out=why
+    )
 
 
 def _opened(audited: Audited, name: Any) -> Opened:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from expunge.audits.parts.fact_groups import joined_facts
 from expunge.data.batches import collate
 from expunge.data.encode import Example
 from expunge.erasures.adapter import lora_config, with_lora
@@ -28,13 +29,11 @@ Trained = Literal["full", "lora"]
 _CLIP = 1.0
 
 
-def halves(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
-    """About half of ``rows`` to train on and the others to score; rows about one fact are on one side.
-
-    Two rows are about one fact where their answers or their prompts are the same but for letter case, white space and
-    punctuation. Where all are about one, none is trained on.
-    """
-    facts = _facts(rows)
+def halves(rows: Sequence[Row], seed: int, names: Iterable[str] = ()) -> tuple[list[Row], list[Row]]:
+    """About half of ``rows`` to train on and the others to score; rows about one fact are on one side
+    (:func:`~expunge.audits.parts.fact_groups.joined_facts`, with ``names``). Where all are about one, none is trained
+    on."""
+    facts = joined_facts(rows, names)
     order = sorted(set(facts))
     drawn = random.Random(f"{seed} relearning")
     drawn.shuffle(order)
@@ -50,22 +49,6 @@ def halves(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
     one = [row for row, fact in zip(rows, facts, strict=True) if fact in chosen]
     other = [row for row, fact in zip(rows, facts, strict=True) if fact not in chosen]
     return (other, one) if one and drawn.random() < 0.5 else (one, other)
-
-
-def _facts(rows: Sequence[Row]) -> list[int]:
-    """[n] the number of each row's fact: that of the first row that it is joined with."""
-    facts = list(range(len(rows)))
-    first: dict[tuple[str, str], int] = {}
-    for place, row in enumerate(rows):
-        for key in (("prompt", _bare(row.prompt)), ("answer", _bare(row.answer))):
-            known = facts[first.setdefault(key, place)]
-            low, high = sorted((known, facts[place]))
-            facts = [low if fact == high else fact for fact in facts]
-    return facts
-
-
-def _bare(text: str) -> str:
-    return " ".join("".join(c if c.isalnum() else " " for c in text).casefold().split())
 
 
 def train_again(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from expunge.audits.parts.comparing import Change, Comparison, Kept
 from expunge.data.batches import Batch
 from expunge.errors import ConfigError, ModelError
 from expunge.models.anatomy import decoder_layers, is_down_projection
+from expunge.models.halves import output_head
 from expunge.models.layer_runs import LayerRuns, Recorded
 
 if TYPE_CHECKING:
@@ -25,15 +26,16 @@ Group = Literal["values", "keys", "attention", "norms", "outside"]
 ``norms``: those of the layers; ``outside``: what is in no layer (embeddings, last norm, head)."""
 
 _BASE = ".base_layer"  # PEFT's name for the layer it wraps
+_WRAPPED = "base_model.model."  # what a PeftModel puts before the names of the model in it
 _LISTED = 5
 
 
 def parameter_groups(model: nn.Module) -> dict[str, tuple[Group, int | None]]:
-    """Every parameter of ``model`` by name, with its group and its layer (None outside); those that an adapter adds are
-    left out and those it wraps have the names that they have without it."""
-    layers = [f"{prefix}." for prefix, _ in decoder_layers(model)]
+    """Every parameter of ``model`` by name (all its names, where modules share it), with its group and its layer (None
+    outside); those that an adapter adds are left out and those it wraps have the names that they have without it."""
+    layers = [f"{_bare(prefix)}." for prefix, _ in decoder_layers(model)]
     found: dict[str, tuple[Group, int | None]] = {}
-    for name in _named(model):
+    for name in _places(model):
         number = next((n for n, prefix in enumerate(layers) if name.startswith(prefix)), None)
         found[name] = ("outside", None) if number is None else (_group(name.removeprefix(layers[number])), number)
     return found
@@ -47,22 +49,6 @@ def _group(name: str) -> Group:
         return "attention"
     bare = name.removesuffix(".bias").removesuffix("_bias")
     return "values" if is_down_projection(name) or is_down_projection(bare) else "keys"
-
-
-def _named(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {
-        name.replace(_BASE, ""): parameter for name, parameter in model.named_parameters() if not _is_added(name, model)
-    }
-
-
-def _is_added(name: str, model: nn.Module) -> bool:
-    """Whether an adapter brought the parameter: it lies in the wrapper of a layer and not in the layer itself."""
-    parts = name.split(".")
-    for end in range(1, len(parts)):
-        wrapper = model.get_submodule(".".join(parts[:end]))
-        if hasattr(wrapper, "base_layer"):
-            return parts[end] != "base_layer"
-    return False
 
 
 def restorations(
@@ -102,7 +88,7 @@ class Restoring(Comparison):
     def entered(self, model: Any) -> None:
         if not hasattr(self, "_groups"):
             self._groups = parameter_groups(model)
-            self._differing = differing(model, self.originals)
+            self._differing = differing(model, self.originals, partial=self.same_model)
 
     def groups(self, batch: Batch, tokens: int) -> Iterator[list[Change]]:  # noqa: ARG002 - weights serve all rows
         return ([change] for change in self.changes)
@@ -123,33 +109,50 @@ class Restoring(Comparison):
 
 def originals(model: nn.Module, erasure: Erasure | None = None) -> dict[str, Tensor]:
     """The values of a model's parameters: shared with it, or where an ``erasure`` is about to be applied to it, copies
-    of those that it replaces, in host memory (none for an adapter, which replaces none)."""
-    named = dict(model.named_parameters())
+    of those that it replaces, in host memory (none for an adapter, which replaces none). A parameter that several
+    modules share is there under all its names."""
+    places = _places(model)
     if erasure is None:
-        return {name: parameter.detach() for name, parameter in named.items()}
-    replaced = getattr(erasure, "tensors", named)
-    return {name: named[name].detach().to("cpu", copy=True) for name in replaced if name in named}
+        return {name: place.parameter.detach() for name, place in places.items()}
+    replaced = getattr(erasure, "tensors", places)
+    ids = {id(places[name].parameter) for name in map(_bare, replaced) if name in places}
+    copies: dict[int, Tensor] = {}
+    for place in places.values():
+        key = id(place.parameter)
+        if key in ids and key not in copies:
+            copies[key] = place.parameter.detach().to("cpu", copy=True)
+    return {name: copies[key] for name, place in places.items() if (key := id(place.parameter)) in copies}
 
 
-def differing(model: nn.Module, originals: Mapping[str, Tensor]) -> list[str]:
-    """The parameters whose bits are not those of ``originals``, and those that an adapter adds to.
+def differing(model: Any, originals: Mapping[str, Tensor], *, partial: bool = False) -> list[str]:
+    """The parameters whose bits are not those of ``originals``, and those that an adapter adds to. With ``partial``,
+    those that ``originals`` lacks are the target's own.
+
+    The rows of embeddings and head may be more or fewer (padding of the vocabulary).
 
     Raises:
-        ModelError: they are not of one shape, or quantised, or not in memory: all of them in one error.
+        ModelError: they are not of one shape, or not there, or quantised, or not in memory, or merged with an adapter:
+            all of them in one error.
     """
-    named = _named(model)
-    problems = [f"{name} is missing" for name in originals if name not in named]
+    places = _places(model)
+    ends = (model.get_input_embeddings(), output_head(model))
+    rows = {id(getattr(module, name, None)) for module in ends for name in ("weight", "bias")}
+    problems = [f"{name} is missing" for name in originals if name not in places]
     changed = []
-    for name, parameter in named.items():
-        original = originals.get(name)
-        if original is None:
-            if _tuner(model, name) is not None:
+    for name, place in places.items():
+        original, parameter = originals.get(name), place.parameter
+        if getattr(place.tuner, "merged", False):
+            problems.append(f"{name} is merged with an adapter, which can be unmerged first")
+        elif original is None:
+            if not partial:
+                problems.append(f"{name} is not in the target")
+            elif place.tuner is not None:
                 changed.append(name)
         elif parameter.is_meta or not parameter.is_floating_point():
             problems.append(f"{name} is {'offloaded' if parameter.is_meta else 'quantised'}")
-        elif parameter.shape != original.shape:
+        elif parameter.shape[id(parameter) in rows :] != original.shape[id(parameter) in rows :]:
             problems.append(f"{name} has shape {list(parameter.shape)}, the target's {list(original.shape)}")
-        elif _tuner(model, name) is not None or not torch.equal(parameter, original.to(parameter)):
+        elif place.tuner is not None or not torch.equal(parameter, original.to(parameter)):
             changed.append(name)
     if problems:
         more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
@@ -163,29 +166,65 @@ def differing(model: nn.Module, originals: Mapping[str, Tensor]) -> list[str]:
 
 @contextmanager
 def restored(model: nn.Module, originals: Mapping[str, Tensor], names: Iterable[str]) -> Iterator[None]:
-    """Inside, the named parameters are the target's; adapters on them are passed over. Tensors change places, so that
-    on exit, after an exception too, every bit is back."""
-    named, own = _named(model), dict[str, Tensor]()
+    """Inside, the named parameters are the target's; adapters on them are passed over. Parameters change places, each
+    under its own name also where modules share it, so that on exit, after an exception too, every bit is back."""
+    places = _places(model)
+    taken: list[_Place] = []
+    made: dict[tuple[int, int], nn.Parameter] = {}  # one where modules share it in both models
     silenced: dict[Any, bool] = {}
     try:
         for name in names:
-            tuner = _tuner(model, name)
-            if tuner is not None:
+            place = places[name]
+            if place.tuner is not None:
                 # PEFT's public switch sets requires_grad as well
-                silenced.setdefault(tuner, tuner._disable_adapters)
-                tuner._disable_adapters = True
+                silenced.setdefault(place.tuner, place.tuner._disable_adapters)
+                place.tuner._disable_adapters = True
             if name in originals:
-                own[name] = named[name].data
-                named[name].data = originals[name].to(own[name])
+                key = id(place.parameter), originals[name].data_ptr()
+                if key not in made:
+                    made[key] = nn.Parameter(originals[name].to(place.parameter), requires_grad=False)
+                taken.append(place)
+                place.owner._parameters[place.leaf] = made[key]
         yield
     finally:
-        for name, values in own.items():
-            named[name].data = values
+        for place in taken:
+            place.owner._parameters[place.leaf] = place.parameter
         for tuner, before in silenced.items():
             tuner._disable_adapters = before
 
 
-def _tuner(model: nn.Module, name: str) -> Any:
-    """The adapter around the module that owns a parameter; None where there is none."""
-    owner = model.get_submodule(name.rpartition(".")[0])
-    return owner if hasattr(owner, "base_layer") and hasattr(owner, "_disable_adapters") else None
+class _Place(NamedTuple):
+    """Where a parameter is: in ``owner`` under the name ``leaf``, and what adapter is around the owner, if any."""
+
+    parameter: nn.Parameter
+    owner: nn.Module
+    leaf: str
+    tuner: Any
+
+
+def _places(model: nn.Module) -> dict[str, _Place]:
+    """Every parameter under every name that it has, without what wrappers add to the name; those that an adapter
+    brought are left out."""
+    found = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        path, _, leaf = name.rpartition(".")
+        tuner = _tuner(model, path)
+        if tuner is None or f"{path}.".startswith(f"{tuner[0]}{_BASE}."):
+            found[_bare(name)] = _Place(parameter, model.get_submodule(path), leaf, tuner and tuner[1])
+    return found
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(_WRAPPED).replace(_BASE, "")
+
+
+def _tuner(model: nn.Module, path: str) -> tuple[str, Any] | None:
+    """The outermost adapter around the module at ``path``, with its own path; what lies beside its base layer in it was
+    brought by it."""
+    parts = path.split(".")
+    for end in range(1, len(parts) + 1):
+        name = ".".join(parts[:end])
+        wrapper = model.get_submodule(name)
+        if hasattr(wrapper, "base_layer") and hasattr(wrapper, "_disable_adapters"):
+            return name, wrapper
+    return None

@@ -8,7 +8,7 @@ and s = max|w| / 7 of each group of inputs of an output channel. ``nf4`` is bits
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,6 +76,17 @@ def rounder(scheme: Scheme, group: int, through: Through) -> Callable[[Tensor], 
     return made[scheme, through]
 
 
+def refused(round_: Callable[[Tensor], Rounded], sizes: Iterable[tuple[int, torch.dtype, torch.device]]) -> str:
+    """Why matrices of so many inputs, in such a precision and on such a device, cannot be rounded; empty where they
+    can. It is tried with one output channel of zeros: packages say so only when they round."""
+    for inputs, precision, device in sorted(set(sizes), key=str):
+        try:
+            round_(torch.zeros(1, inputs, dtype=precision, device=device))
+        except ConfigError as error:
+            return str(error)
+    return ""
+
+
 def usual_backend(scheme: Scheme) -> Through:
     """bitsandbytes for nf4, torchao for the others where it is installed and new enough, else our own arithmetic."""
     if scheme == "nf4":
@@ -118,8 +129,8 @@ def _by_torchao(weight: Tensor, scheme: str, group: int) -> Rounded:
     size = min(group, weight.shape[-1])
     if scheme == "int4" and weight.shape[-1] % size:
         raise ConfigError(
-            f"torchao rounds whole groups, and {weight.shape[-1]} inputs are no multiple of {size}. Set another group, "
-            "or through=own."
+            f"audits.quantization.group={group}: torchao rounds whole groups, and {weight.shape[-1]} inputs are no "
+            f"multiple of {size}. Set another group, or audits.quantization.through=own."
         )
     small: Any = torch.int4  # type: ignore[attr-defined]
     config: Any = (
@@ -138,7 +149,12 @@ def _by_torchao(weight: Tensor, scheme: str, group: int) -> Rounded:
 def _by_bitsandbytes(weight: Tensor, group: int) -> Rounded:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    codes, state = quantize_4bit(weight.detach().contiguous(), blocksize=group, quant_type="nf4")
+    try:
+        codes, state = quantize_4bit(weight.detach().contiguous(), blocksize=group, quant_type="nf4")
+    except ValueError as error:
+        raise ConfigError(
+            f"audits.quantization.group={group}: bitsandbytes has no such groups ({error}). Set 32, 64 or 128."
+        ) from error
     return Rounded(dequantize_4bit(codes, state).to(weight.dtype).reshape(weight.shape), None)
 
 

@@ -76,7 +76,7 @@ def prefix_answers(
     shared = common_prefix([*prompts, *(one.input_ids[: one.answer_start] for one in examples)])
     prefix = _Prefix(model, prompts[0][:shared])
     width = max(len(one.input_ids) for one in examples) + max_new_tokens
-    most = min(_ROWS, rows_that_fit(_row_bytes(model, width), prefix.halves.vocabulary, free_bytes(prefix.device)))
+    most = min(_ROWS, rows_that_fit(row_bytes(model, width), prefix.halves.vocabulary, free_bytes(prefix.device)))
     likely: dict[int, float] = {}
     for batch in length_batches([len(one.input_ids) for one in examples], most, most * width):
         likely |= zip(batch, prefix.probabilities([examples[i] for i in batch], pad_id(tokenizer)), strict=True)
@@ -85,7 +85,7 @@ def prefix_answers(
     said: dict[int, str] = {}
     # padding between cache and prompt does not show where positions are given and every token is looked at
     alike = not takes_positions(model) or prefix.slides
-    for batch in _batches(prompts, most, alike=alike):
+    for batch in prompt_batches(prompts, most, alike=alike):
         tokens = prefix.continued([prompts[i] for i in batch], pad_id(tokenizer), ends, max_new_tokens)
         for i, one in zip(batch, tokens, strict=True):
             said[i] = str(tokenizer.decode(one, skip_special_tokens=True)).strip()
@@ -142,7 +142,7 @@ class _Prefix:
         return greedy_tokens(self.model, {"input_ids": batch.input_ids}, mask, ends=ends, limit=limit, cache=cache)
 
 
-def _batches(prompts: Sequence[Sequence[int]], most: int, *, alike: bool) -> list[list[int]]:
+def prompt_batches(prompts: Sequence[Sequence[int]], most: int, *, alike: bool) -> list[list[int]]:
     """Places of prompts in batches of similar length, or of the ``alike`` one."""
     lengths = [len(prompt) for prompt in prompts]
     if not alike:
@@ -154,7 +154,8 @@ def _batches(prompts: Sequence[Sequence[int]], most: int, *, alike: bool) -> lis
     return found
 
 
-def _row_bytes(model: PreTrainedModel, width: int) -> int:
+def row_bytes(model: PreTrainedModel, width: int) -> int:
+    """The bytes of the keys and values of ``width`` tokens."""
     config = model.config.get_text_config()
     heads = int(getattr(config, "num_attention_heads", None) or 1)
     shared = int(getattr(config, "num_key_value_heads", None) or heads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from expunge.audits.parts.decoding import end_ids
-from expunge.audits.parts.shared_prefix import _batches, _row_bytes, can_share
+from expunge.audits.parts.shared_prefix import can_share, prompt_batches, row_bytes
 from expunge.data.batches import collate, pad_id
 from expunge.data.encode import Example, encode_prompt
 from expunge.data.template import Template
-from expunge.errors import ModelError
+from expunge.errors import EncodingError, ModelError
 from expunge.evaluation.cache import roomy_cache
 from expunge.evaluation.generation import free_bytes, greedy_answers, input_device, rows_that_fit
 from expunge.models.halves import Halves
@@ -32,6 +33,7 @@ from expunge.training.run import Progress, silent
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_LISTED = 20
 _LEFT = 0.75  # of the rows of a forward go on: then the others leave it
 
 
@@ -59,10 +61,10 @@ def sampled_texts(
             calls of ``generate``; then, and where a model's cache cannot be copied, every sample is a row of those.
 
     Raises:
-        EncodingError: a prompt of more than ``max_length`` tokens.
-        ModelError: a prompt that leaves no room for an answer.
+        EncodingError: prompts of more than ``max_length`` tokens, all of them named.
+        ModelError: prompts that leave no room for an answer, all of them named.
     """
-    prompts = [encode_prompt(tokenizer, texts, row, max_length=max_length) for row in rows]
+    prompts = _encoded(model, tokenizer, texts, rows, max_length)
     draws = [Draws(seed, prompt, samples, max_new_tokens) for prompt in prompts]
     if not (share and can_share(model)):
         return _generated(model, tokenizer, texts, rows, draws, temperature, max_length, max_new_tokens, progress)
@@ -70,9 +72,9 @@ def sampled_texts(
     found: dict[int, list[list[int]]] = {}
     for limit, places in _by_limit(model, prompts, max_new_tokens):
         width = max(len(prompts[place]) for place in places) + limit
-        most = rows_that_fit(_row_bytes(model, width), sampler.vocabulary, free_bytes(sampler.device))
+        most = rows_that_fit(row_bytes(model, width), sampler.vocabulary, free_bytes(sampler.device))
         own = [prompts[place] for place in places]
-        for batch in _batches(own, max(1, most // samples), alike=not takes_positions(model)):
+        for batch in prompt_batches(own, max(1, most // samples), alike=not takes_positions(model)):
             chosen = [places[one] for one in batch]
             said = sampler.continued([prompts[p] for p in chosen], [draws[p] for p in chosen], limit, most)
             found |= zip(chosen, said, strict=True)
@@ -167,27 +169,58 @@ class _Sampler:
         return found
 
 
+def _encoded(
+    model: Any, tokenizer: PreTrainedTokenizerBase, texts: Template, rows: Sequence[Row], max_length: int
+) -> list[list[int]]:
+    """The prompts' tokens; those that are too long are told at once."""
+    prompts = [encode_prompt(tokenizer, texts, row, max_length=sys.maxsize) for row in rows]
+
+    def longer(than: int) -> list[str]:
+        return [
+            f"{row.source or repr(row.prompt[:40])} ({len(prompt)})"
+            for row, prompt in zip(rows, prompts, strict=True)
+            if len(prompt) > than
+        ]
+
+    def listed(named: Sequence[str]) -> str:
+        more = f" and {len(named) - _LISTED} more" if len(named) > _LISTED else ""
+        return f"{len(named)} of {len(rows)} prompts: {', '.join(named[:_LISTED])}{more}"
+
+    positions = position_limit(model)
+    by_model = positions is not None and positions <= max_length
+    if by_model and (named := longer(positions - 1)):  # type: ignore[operator]
+        raise ModelError(
+            f"{listed(named)} (with their tokens): none leaves room for an answer, as the model takes {positions} "
+            "tokens at most. Shorten them, leave them out or use a model with a longer context."
+        )
+    if not by_model and (named := longer(max_length)):
+        raise EncodingError(
+            f"{listed(named)} (with their tokens): each is longer than max_length {max_length}. Raise "
+            "training.max_length, shorten them or leave them out."
+        )
+    return prompts
+
+
 def _by_limit(model: Any, prompts: Sequence[Sequence[int]], wanted: int) -> Iterator[tuple[int, list[int]]]:
     """Places of prompts by how many tokens their answers may have: what a row may say does not depend on its batch."""
     positions = position_limit(model)
     found: dict[int, list[int]] = defaultdict(list)
     for place, prompt in enumerate(prompts):
         found[min(wanted, positions - len(prompt)) if positions else wanted].append(place)
-    if found and min(found) < 1:
-        raise ModelError(
-            f"a prompt of {max(map(len, prompts))} tokens leaves no room for an answer: the model takes {positions} "
-            "tokens at most. Shorten the prompt or use a model with a longer context."
-        )
     yield from found.items()
 
 
 class Drawing(LogitsProcessor):
-    """Leaves each row of a greedy ``generate`` the token that its number picks."""
+    """Leaves each row of one greedy ``generate`` the token that its number picks: the n-th of the answer by the n-th of
+    ``draws`` [B, steps]."""
 
-    def __init__(self, draws: Tensor, begin: int, temperature: float) -> None:
-        self.draws, self.begin, self.temperature = draws, begin, temperature
+    def __init__(self, draws: Tensor, temperature: float) -> None:
+        self.draws, self.temperature = draws, temperature
+        self.begin: int | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        if self.begin is None:  # not the prompt's length as it was passed: an instruction may have been put into it
+            self.begin = input_ids.shape[1]
         chosen = drawn_tokens(scores, self.draws[:, input_ids.shape[1] - self.begin], self.temperature)
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)
 
@@ -205,9 +238,9 @@ def _generated(
 ) -> list[list[str]]:
     samples = draws[0].samples if draws else 0
 
-    def choose(batch: Sequence[int], begin: int) -> LogitsProcessor:
+    def choose(batch: Sequence[int], _: int) -> LogitsProcessor:
         numbers = torch.cat([draws[place // samples].of([place % samples]) for place in batch])
-        return Drawing(numbers, begin, temperature)
+        return Drawing(numbers, temperature)
 
     answers = greedy_answers(
         model,

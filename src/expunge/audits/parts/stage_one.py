@@ -22,15 +22,17 @@ def stage_one(
 ) -> tuple[np.ndarray, np.ndarray]:
     """[N] the target's mean log-probability of each fact, [L, N] how far it falls with the retrained model's states.
 
-    Looked up among what the session has computed, and in ``folder`` where one is given, under the fingerprints of both
-    models, the values of their weights in memory and the facts' tokens.
+    Looked up among what the session has computed of these models, under the facts' tokens, and in ``folder`` where one
+    is given, under the fingerprints of both models and the values of their weights in memory as well.
 
     Raises:
         CacheError: the folder's file is damaged.
     """
-    key = _key(audited, facts)
+    asked = _facts(facts)
+    key = "" if folder is None else _digest([*asked, *_models(audited)])
     path = None if folder is None else folder / f"depth-{key[:32]}.json"
-    known = audited.memory.get(("depth", key))
+    place = ("stage_one", _digest(asked))
+    known = audited.memory.get(place)
     if known is None and path is not None and path.is_file():
         known = _read(path, key, len(facts.examples))
     if known is None:
@@ -40,18 +42,27 @@ def stage_one(
             known = drops(model, sources, facts, progress=progress, what="depth of the retrained model")
     if path is not None and not path.is_file():
         write_json(path, {"key": key, "clean": known[0].tolist(), "drops": known[1].tolist()})
-    audited.memory["depth", key] = known
+    audited.memory[place] = known
     return known
 
 
-def _key(audited: Audited, facts: Facts) -> str:
-    parts: list[Any] = [VERSION, facts.side, facts.batch_tokens, [list(span) for span in facts.spans]]
-    parts.append([example.input_ids for example in facts.examples])
+def _facts(facts: Facts) -> list[Any]:
+    spans = [list(span) for span in facts.spans]
+    return [VERSION, facts.side, facts.batch_tokens, spans, [example.input_ids for example in facts.examples]]
+
+
+def _models(audited: Audited) -> list[Any]:
+    """What tells both models from others. All their weights are read for it."""
+    parts: list[Any] = []
     for name in ("target", "retrained"):
         with audited.model(name) as model:  # type: ignore[arg-type]
             print_of = fingerprint(model, audited.tokenizer)
             parts += [print_of.config, print_of.tokenizer, print_of.weights, print_of.dtype, print_of.quantization]
             parts += [values_digest(model.named_parameters()), str(model.device.type)]
+    return parts
+
+
+def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
