@@ -178,7 +178,6 @@ _FIGURE = [
     "put back. The grey line is the retrained model, changed in the same way. Scores below 0 are drawn at 0.",
 ]
 _FIRST = ("npo", "simnpo", "wga")
-_PASSED = ("erased", "no claim")
 
 
 def learned(found: dict[str, Any]) -> list[str]:
@@ -207,10 +206,22 @@ forget quality does**: idk ({_short(depth["idk"])}) and undial ({_short(depth["u
 answers, rmu {_short(depth["rmu"])}, {listed(_FIRST)} {_span(depth[name] for name in _FIRST)}, pdu
 {_short(depth["pdu"])}; grad_diff goes deepest ({_short(depth["grad_diff"])}) and pays with utility.
 {_relearning(found)} **Rounding** gives many of the changed weights the target's code, and brings nothing back.
-**Membership attacks** find {listed(name for name in METHODS if labels[name]["membership"] not in _PASSED)}, whose
-scores on forget rows are still unlike those on rows never seen.
+{_membership(found)}
 """
     return textwrap.wrap(" ".join(text.split()), 118, break_on_hyphens=False, break_long_words=False)
+
+
+def _membership(found: dict[str, Any]) -> str:
+    said = {name: found[name]["audits"]["membership"]["verdict"]["sentence"] for name in METHODS}
+    more = [name for name in METHODS if "look more like members" in said[name]]
+    less = [name for name in METHODS if "look less like members" in said[name] and name not in more]
+    passed = [name for name in METHODS if name not in (*more, *less)]
+    unlike = f"those of {listed(less)} only less, which gives away that something was removed" if less else ""
+    rest = f"{listed(passed)} pass" if passed else ""
+    found_more = (
+        f"**Membership attacks** find the forget rows of {listed(more)} more like members than a model that never"
+    )
+    return "; ".join(part for part in (f"{found_more} saw them does", unlike, rest) if part) + "."
 
 
 def _relearning(found: dict[str, Any]) -> str:

@@ -311,7 +311,7 @@ def test_what_is_audited_is_never_written_over_and_stands_on_the_page(
     copytree(erasure, run / "erasure")
     (run / "run.yaml").write_text("method: {name: npo}\n", encoding="utf-8")
     options = {"audits": "paraphrase", "overrides": FAST, **files(tiny)}
-    for out, said in ((run, "it is --erasure"), (run / "audit", "it lies in"), (tiny.twin / "x", "in --retrained")):
+    for out, said in ((run, "it is --erasure"), (tmp_path, "it holds --erasure"), (tiny.twin, "it is --retrained")):
         for verb, more in ((expunge.audit, options), (expunge.evaluate, {**files(tiny), "suite": "request"})):
             with pytest.raises(OutputError, match=f"cannot be the folder to write to: .*{said}"):
                 verb(str(tiny.target), erasure="npo", out=out, overwrite=True, **more)

@@ -227,7 +227,7 @@ class Audit(Fields, ABC):
 
     ``control`` says in a few words what the erased model is judged by; with ``needs_retrained`` there is no verdict
     without the retrained model. ``by_default``: it runs where no audit is named; those with a smaller ``order`` go
-    first. ``version`` goes up when numbers change.
+    first, and both follow the table of docs/meta.md. ``version`` goes up when numbers change.
     """
 
     name: ClassVar[str]

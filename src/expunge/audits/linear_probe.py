@@ -43,7 +43,7 @@ class LinearProbe(Audit):
         "The WMDP Benchmark: Measuring and Reducing Malicious Use with Unlearning", "arXiv:2403.03218"
     )
     control: ClassVar[str] = "chance, or the retrained model where there is one"
-    order: ClassVar[int] = 15
+    order: ClassVar[int] = 5
 
     splits: int = Field(default=5, ge=2, description="random halves")
     layers: int = Field(default=6, ge=1, description="layers that are probed at most, evenly spread up to the last")

@@ -46,7 +46,7 @@ class LogitLens(Audit):
     )
     control: ClassVar[str] = "the retrained model's same layer, in forget and in holdout rows"
     needs_retrained: ClassVar[bool] = True
-    order: ClassVar[int] = 10
+    order: ClassVar[int] = 15
 
     least: float = Field(
         default=0.1,

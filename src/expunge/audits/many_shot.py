@@ -33,7 +33,7 @@ class ManyShot(Audit):
     )
     needs_retrained: ClassVar[bool] = True
     control: ClassVar[str] = "the retrained model after the same history"
-    order: ClassVar[int] = 30
+    order: ClassVar[int] = 13
 
     limit: int = Field(default=20, gt=0, description="forget rows that are asked, evenly spread")
     shots: int = Field(default=100, gt=0, description="answered questions before each, fewer where no more fit")

@@ -45,7 +45,7 @@ class Membership(Audit):
         "MUSE: Machine Unlearning Six-Way Evaluation for Language Models", "arXiv:2407.06460"
     )
     control: ClassVar[str] = "the retrained model; without one an AUC of 0.5, if forget and holdout are drawn alike"
-    order: ClassVar[int] = 14
+    order: ClassVar[int] = 20
 
     attacks: tuple[str, ...] = Field(default=ATTACKS, description="which attacks; reference needs the retrained model")
     limit: int = Field(default=200, ge=1, description="forget rows, and as many holdout rows at most, evenly spread")

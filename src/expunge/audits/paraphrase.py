@@ -37,7 +37,7 @@ class Paraphrase(AskingAudit):
         "Revisiting Who's Harry Potter: Towards Targeted Unlearning from a Causal Intervention Perspective",
         "arXiv:2407.16997",
     )
-    order: ClassVar[int] = 31
+    order: ClassVar[int] = 16
     doing_template: ClassVar[str] = "Asked in {count} other ways"
 
     limit: int = Field(default=20, gt=0, description="forget rows that are asked, evenly spread")

@@ -26,7 +26,7 @@ class Patching(WindowAudit):
     name: ClassVar[str] = "patching"
     version: ClassVar[int] = 2
     control: ClassVar[str] = "the retrained model, patched in the same way"
-    order: ClassVar[int] = 12
+    order: ClassVar[int] = 19
 
     components: tuple[Literal["mlp", "attention", "both", "residual"], ...] = Field(
         default=("mlp", "attention", "both"), min_length=1, description="what is patched"

@@ -38,7 +38,7 @@ class PrefixInjection(AskingAudit):
         "Revisiting Who's Harry Potter: Towards Targeted Unlearning from a Causal Intervention Perspective",
         "arXiv:2407.16997",
     )
-    order: ClassVar[int] = 32
+    order: ClassVar[int] = 21
     doing_template: ClassVar[str] = "With {count} roles and begun answers"
 
     limit: int = Field(default=20, gt=0, description="forget rows that are asked, evenly spread")

@@ -27,7 +27,7 @@ class Pruning(TreatingAudit):
         "Learning both Weights and Connections for Efficient Neural Networks", "arXiv:1506.02626"
     )
     control: ClassVar[str] = "the retrained model, pruned as far"
-    order: ClassVar[int] = 21
+    order: ClassVar[int] = 11
     by_default: ClassVar[bool] = False
 
     shares: tuple[float, ...] = Field(

@@ -33,7 +33,7 @@ class Quantization(TreatingAudit):
     version: ClassVar[int] = 2
     paper: ClassVar[Paper] = Paper("Catastrophic Failure of LLM Unlearning via Quantization", "arXiv:2410.16454")
     control: ClassVar[str] = "the retrained model in the same bits"
-    order: ClassVar[int] = 20
+    order: ClassVar[int] = 14
 
     schemes: tuple[Scheme, ...] = Field(
         default=("int8", "int4"), min_length=1, description="int8 and int4 round to nearest; nf4 needs bitsandbytes"

@@ -42,7 +42,7 @@ class Relearning(Audit):
     )
     needs_retrained: ClassVar[bool] = True
     control: ClassVar[str] = "the retrained model after the same training"
-    order: ClassVar[int] = 25
+    order: ClassVar[int] = 10
 
     texts: tuple[Text, ...] = Field(
         default=("forget",),

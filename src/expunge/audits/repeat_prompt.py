@@ -32,7 +32,7 @@ class RepeatPrompt(Audit):
         "Large Language Model Unlearning via Embedding-Corrupted Prompts", "arXiv:2406.07933"
     )
     control: ClassVar[str] = "what the answer to another prompt repeats; the target"
-    order: ClassVar[int] = 26
+    order: ClassVar[int] = 30
 
     tokens: int = Field(default=128, gt=0, description="tokens of a repetition")
 

@@ -28,7 +28,7 @@ class Restoration(WindowAudit):
     name: ClassVar[str] = "restoration"
     version: ClassVar[int] = 2
     control: ClassVar[str] = "the retrained model, with the same parameters put in"
-    order: ClassVar[int] = 13
+    order: ClassVar[int] = 18
 
     components: tuple[Literal["values", "keys", "attention", "norms", "outside", "all"], ...] = Field(
         default=("values", "keys", "attention"), min_length=1, description="which parameters are put back"

@@ -67,7 +67,7 @@ class Findings:
 
 
 def chosen_audits(names: Sequence[str] | None, options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Audit]:
-    """The audits called ``names`` in that order, or those of the default set, the quick ones first.
+    """The audits called ``names`` in that order, or those of the default set in their order (docs/meta.md).
 
     Raises:
         ConfigError: unknown names and options, options that do not go together, and those of an audit that is not

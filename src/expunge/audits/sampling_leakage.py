@@ -48,7 +48,7 @@ class SamplingLeakage(Audit):
     )
     control: ClassVar[str] = "the retrained model, sampled as often"
     needs_retrained: ClassVar[bool] = True
-    order: ClassVar[int] = 45
+    order: ClassVar[int] = 17
 
     samples: int = Field(default=200, ge=2, description="answers drawn to each row, at each temperature")
     budget: int = Field(default=640, ge=1, description="answers of a model in all: samples become fewer, never below k")

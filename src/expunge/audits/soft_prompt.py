@@ -43,7 +43,7 @@ class SoftPrompt(Audit):
     )
     needs_retrained: ClassVar[bool] = True
     control: ClassVar[str] = "the retrained model behind a prompt learned in the same way"
-    order: ClassVar[int] = 40
+    order: ClassVar[int] = 31
     by_default: ClassVar[bool] = False
 
     limit: int = Field(default=40, gt=0, description="forget rows, evenly spread, of which half is trained on")

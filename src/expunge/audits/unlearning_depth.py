@@ -30,7 +30,8 @@ class UnlearningDepth(Audit):
     version: ClassVar[int] = 2
     control: ClassVar[str] = "the retrained model, whose depth is 1, trained from the target's own start"
     needs_retrained: ClassVar[bool] = True
-    order: ClassVar[int] = 11
+    order: ClassVar[int] = 22
+    by_default: ClassVar[bool] = False
 
     facts: tuple[str, ...] = Field(
         default=(),

@@ -28,7 +28,7 @@ class WeightNoise(TreatingAudit):
         "Noise Injection Reveals Hidden Capabilities of Sandbagging Language Models", "arXiv:2412.01784"
     )
     control: ClassVar[str] = "the retrained model with the same noise"
-    order: ClassVar[int] = 22
+    order: ClassVar[int] = 12
     by_default: ClassVar[bool] = False
 
     scales: tuple[float, ...] = Field(
