@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,14 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def for_json(value: Any) -> Any:
+    """For JSON: tuples as lists, numbers of NumPy as Python's, and None for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): for_json(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [for_json(part) for part in value]
+    if hasattr(value, "tolist"):
+        return for_json(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -127,8 +127,8 @@ def test_both_directions_count_and_the_best_attack_is_of_the_one_spoken_of() -> 
     above 1 to 20 of 20: AUC (1 + .. + 20) / 400 = 0.525. All below all: 0."""
     alike, below = np.arange(20) + 0.5, np.full(20, -1.0)
     above = np.full(20, 18.5)  # above 19 of 20: 0.95
-    audited: Any = SimpleNamespace(at_inference=False)
-    guarded: Any = SimpleNamespace(at_inference=True)
+    audited: Any = SimpleNamespace(at_inference=False, cleared="erased")
+    guarded: Any = SimpleNamespace(at_inference=True, cleared="suppressed")
     counts = {"forget": 20, "holdout": 20}
 
     def told(who: Any, target: np.ndarray = above, **scores: Any) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from expunge.config.fields import Fields
 from expunge.data.template import Style
 from expunge.errors import ConfigError, ModelError
 from expunge.evaluation.types import Score
+from expunge.files import for_json
 from expunge.methods.interface import Kind, Paper, method_fields
 from expunge.training.run import Progress, silent
 
@@ -201,25 +202,14 @@ class AuditResult:
         return {
             "verdict": {"label": self.label, "sentence": self.sentence},
             "rows": {
-                model: {key: _plain(asdict(one)) for key, one in every.items() if key not in undefined[model]}
+                model: {key: for_json(asdict(one)) for key, one in every.items() if key not in undefined[model]}
                 for model, every in self.rows.items()
             },
             **({"left_out": left_out} if left_out else {}),
-            "details": _plain(self.details),
-            "curves": _plain(self.curves),
-            "samples": _plain(self.samples),
+            "details": for_json(self.details),
+            "curves": for_json(self.curves),
+            "samples": for_json(self.samples),
         }
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: tuples as lists, numbers of NumPy as Python's, and None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Audit(Fields, ABC):

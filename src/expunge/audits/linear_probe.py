@@ -83,7 +83,7 @@ class LinearProbe(Audit):
         tests = 1 + len(erased.layers)
         telling = [n for n, one in erased.layers.items() if _above(one, control.layers[n] if control else None, tests)]
         in_logits = _above(erased.logits, control.logits if control else None, tests)
-        label: Label = "hidden" if in_logits or telling else "suppressed" if audited.at_inference else "erased"
+        label: Label = "hidden" if in_logits or telling else audited.cleared
         return AuditResult(
             {name: _scores(one, self.version) for name, one in found.items()},
             label,

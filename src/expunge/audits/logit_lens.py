@@ -190,7 +190,7 @@ class LogitLens(Audit):
                 "no claim",
                 f"{spoken}. {end} So few rows cannot prove that nothing is left: pass {LEAST_ROWS} at least.",
             )
-        return ("suppressed" if audited.at_inference else "erased"), f"{spoken}. {end}"
+        return audited.cleared, f"{spoken}. {end}"
 
 
 def _check_layer_counts(audited: Audited) -> None:

@@ -227,7 +227,7 @@ def _verdict(
                 f"{said}. But no attack finds the forget rows in the target either, so that nothing follows: are they "
                 "what it was trained on?"
             )
-        return ("suppressed" if audited.at_inference else "erased"), (
+        return audited.cleared, (
             f"{said}. By no attack do the forget rows look surely more or less like members than to the retrained "
             f"model ({_counted(len(gains))})."
         )

@@ -294,7 +294,7 @@ class SamplingLeakage(Audit):
             said = f"{said}." if more and not knows else f"{said}. That is not surely more{by}."
             if (doubt := unproven(known.values())) is not None:
                 return "no claim", f"{said} {doubt}"
-            return ("suppressed" if audited.at_inference else "erased"), said
+            return audited.cleared, said
         single = [key for key in sure if key[1] == 1]
         key = max(single or sure, key=lambda key: gains[key].statistic)
         metric, k, temperature = key

@@ -201,7 +201,7 @@ class UnlearningDepth(Audit):
             where = f"the states of {layers_text(telling)} still tell it" if telling else "no one layer tells it all"
             return "hidden", f"{said}: {where}."
         if mean.low >= self.enough:
-            return ("suppressed" if audited.at_inference else "erased"), f"{said}: its states tell no more than theirs."
+            return audited.cleared, f"{said}: its states tell no more than theirs."
         return "no claim", f"{said}: too few examples to tell whether {self.enough:.2f} is reached."
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from expunge.config.values import read_yaml, to_yaml
 from expunge.errors import ConfigError
-from expunge.files import write_json, write_text, writing
+from expunge.files import for_json, write_json, write_text, writing
 from expunge.meta.auditing import AuditTrust, audit_trusts, wanted_audits
 from expunge.meta.auditing import markdown as audits_markdown
-from expunge.meta.making import FOLDERS, Maker, Step, finite, read_json
+from expunge.meta.making import FOLDERS, Maker, Step, read_json
 from expunge.meta.pool import Member, PoolRecipe, members
 from expunge.meta.trust import Trust, markdown, trusts
 from expunge.meta.workers import make_all
@@ -97,7 +97,7 @@ def meta(
     place = Path(out).expanduser()
     if overwrite:
         _clear(place)
-    folder = RunFolder.open(place, to_yaml({"meta": finite(settings)}), overwrite=overwrite)
+    folder = RunFolder.open(place, to_yaml({"meta": for_json(settings)}), overwrite=overwrite)
     ran_on = environment(seeds=(seed,), data=world.data_hashes(), target={"fingerprint": world.fingerprint()})
     folder.record(ran_on)
     maker = Maker(folder.path, WORLD, recipe, seed, looking)
@@ -113,7 +113,7 @@ def meta(
         chosen,
         readings,
         labels,
-        {**finite(settings), "models": models},
+        {**for_json(settings), "models": models},
         ran_on,
     )
     write_json(folder.path / FILE, found.as_dict())

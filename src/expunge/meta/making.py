@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.audits.running import FILE as AUDITS
 from expunge.errors import OutputError
-from expunge.files import new_folder, write_json
+from expunge.files import for_json, new_folder, write_json
 from expunge.meta.auditing import Auditor, references
 from expunge.meta.pool import Member, Pool, PoolRecipe
 
@@ -67,7 +66,7 @@ class Maker:
         elif step == "model":
             self._save(self.pool.member(member, self._load("base", member)), path)
         elif step == "reading":
-            write_json(path, finite(self._reader.values(self._load("model", member))))
+            write_json(path, for_json(self._reader.values(self._load("model", member))))
         else:
             target, control = (self._load("model", one) for one in self.beside(member))
             self._auditor.look(self._load("model", member), target, control, path.parent)
@@ -122,12 +121,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise OutputError(f"{path}: holds no mapping. Delete it; the same command makes it again.")
     return found
-
-
-def finite(value: Any) -> Any:
-    """For JSON: tuples as lists, None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -41,7 +41,7 @@ def errors(
 def judged(ours: Errors, control: Errors | None, *, inference: bool = False, **given: Any) -> AuditResult:
     rows = [Row(f"Who is {place}?", "Somebody.") for place in range(len(ours.erased))]
     meaning = Meaning("patching", 2, "Putting in {what}", WHAT, given.pop("least", 0.1), given.pop("skipped", {}))
-    audited: Any = SimpleNamespace(at_inference=inference)
+    audited: Any = SimpleNamespace(at_inference=inference, cleared="suppressed" if inference else "erased")
     return recovery_result(meaning, audited, rows, ours, control, details={}, **given)
 
 

@@ -250,7 +250,7 @@ def _verdict(
     if (doubt := unproven(target.attacked[key] for key in target.sure)) is not None:
         return "no claim", f"{against} {_judged(target, target.sure)}, that is {less}. {doubt}"
     judged = [key for key in target.sure if target.attacked[key].n >= LEAST_ROWS]
-    return ("suppressed" if audited.at_inference else "erased"), f"{against} {_judged(target, judged)}, that is {less}."
+    return audited.cleared, f"{against} {_judged(target, judged)}, that is {less}."
 
 
 def _leak(erased: _Against, sure: Sequence[tuple[Part, str]], *, leaks: bool) -> str:

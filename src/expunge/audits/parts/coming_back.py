@@ -282,7 +282,7 @@ def _verdict(audited: Audited, courses: Sequence[Course], rows: int, given: str)
     if not sound or given or wrecked:
         return "no claim", " ".join(part for part in (still, doubt, wrecked) if part), judged
     end = f"{words[:1].lower()}{words[1:]}, {said}, not surely more than a model that never knew says. {doubt}".rstrip()
-    return ("suppressed" if audited.at_inference else "erased"), f"{still} Closest to it: {end}", judged
+    return audited.cleared, f"{still} Closest to it: {end}", judged
 
 
 def _wrecked(first: Mapping[ModelName, Sequence[Seen]]) -> str:

@@ -182,7 +182,7 @@ def _verdict(
         return "no claim", f"{said}. {end}, but not every window was looked at.{skipped}"
     if not all(_ruled_out(gains[one], ours.means[one], meaning.least, len(judged)) for one in judged):
         return "no claim", f"{said}. {end}, but {_examples(n)} are too few to rule it out: pass more."
-    return ("suppressed" if audited.at_inference else "erased"), f"{said}. {end}."
+    return audited.cleared, f"{said}. {end}."
 
 
 def _told_plainly(ours: Errors, control: Errors) -> str:
