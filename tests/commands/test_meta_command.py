@@ -54,7 +54,8 @@ def test_every_model_is_read_four_times_by_every_metric(made: tuple[Path, MetaRe
     assert (folder / "meta.md").read_text().count("\n") == 2 + len(metrics)
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(made: tuple[Path, MetaResult], tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_and_ends_the_same(made: tuple[Path, MetaResult], tmp_path: Path, jobs: int) -> None:
     folder, found = made
     again = tmp_path / "out"
     shutil.copytree(folder, again)
@@ -66,8 +67,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(made: tuple[Path, MetaResult], t
     (again / "readings" / f"{names[3]}.json").unlink()
     shutil.rmtree(again / "models" / names[3])
     steps: list[str] = []
-    # two at a time this time
-    repeated = meta(again, models=4, jobs=2, recipe=TINY, progress=lambda *told: steps.append(told[2]))
+    repeated = meta(again, models=4, jobs=jobs, recipe=TINY, progress=lambda *told: steps.append(told[2]))
     assert repeated.as_dict()["metrics"] == found.as_dict()["metrics"]
     assert steps == ["training models", "reading models", "reading models"]
     assert trained.stat().st_mtime_ns == before

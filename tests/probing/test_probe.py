@@ -262,6 +262,7 @@ def test_narrow_models_have_wide_statistics() -> None:
         torch.testing.assert_close(found.deviation(site), wide.deviation(site), rtol=0.05, atol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     launch(__file__, tmp_path)
     for name, some in (("many", ROWS), ("one", ROWS[:1])):

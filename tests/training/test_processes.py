@@ -45,6 +45,7 @@ def compare(folder: Path, cases: tuple[str, ...], resumed: tuple[str, ...] = (),
     return found
 
 
+@pytest.mark.slow  # tests/test_pipeline_processes.py runs in two processes by default
 def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     assert not compare(tmp_path, FAST, RESUMED)
     # every process has written its own part, and nothing that is unpickled

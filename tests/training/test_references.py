@@ -136,8 +136,17 @@ def test_an_edit_of_one_column_or_row_is_another_model(edit: Any, tmp_path: Path
     assert len(list(cache.iterdir())) == 2
 
 
-@pytest.mark.parametrize("name", ["npo", "kl_min", "undial"])
-@pytest.mark.parametrize("parameters", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("npo", "lora"),
+        ("kl_min", "full"),
+        pytest.param("npo", "full", marks=pytest.mark.slow),
+        pytest.param("kl_min", "lora", marks=pytest.mark.slow),
+        pytest.param("undial", "full", marks=pytest.mark.slow),
+        pytest.param("undial", "lora", marks=pytest.mark.slow),
+    ],
+)
 def test_every_way_to_the_reference_gives_the_same_erasure(name: str, parameters: str, tmp_path: Path) -> None:
     given: dict[str, Any] = {"parameters": parameters, "max_steps": 3, "learning_rate": 1e-2}
     cached = fit(name, **given)
