@@ -149,11 +149,18 @@ class EndpointClient:
         counting = threading.Lock()
         new = len(open_) if self._cache is None else len(open_.keys() - self._cache.replies.keys())
         asked = 0
+        ended = threading.Event()  # set where an error happens: the next question must not wait to be taken back
 
         def answer(key: str) -> None:
             nonlocal asked
+            if ended.is_set():
+                return
             known = self._cache is not None and key in self._cache.replies
-            reply = self.ask(open_[key], parse, version=version, repair=repair)
+            try:
+                reply = self.ask(open_[key], parse, version=version, repair=repair)
+            except BaseException:
+                ended.set()
+                raise
             with counting:
                 found[key] = reply
                 if not known:
@@ -167,6 +174,7 @@ class EndpointClient:
                 for future in futures:
                     future.result()
             except BaseException:
+                ended.set()
                 for future in futures:
                     future.cancel()
                 raise
